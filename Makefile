@@ -1,0 +1,58 @@
+# One door for every tool. `make help` lists the targets.
+
+PYTHON ?= python3
+PORT   ?= 8000
+HOST   ?= 127.0.0.1
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
+
+# A stamp is newer than the files that decide what is installed, or the install runs again.
+SERVE_STAMP := $(VENV)/.installed-serve
+FULL_STAMP  := $(VENV)/.installed-full
+PINS        := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: $(SERVE_STAMP) ## start the service with the bundled model (PORT=8000, HOST=127.0.0.1)
+	@exec $(BIN)/python -m service serve --host $(HOST) --port $(PORT)
+
+test: $(FULL_STAMP) ## run the tests (PYTEST_ARGS="-k letterbox" to choose)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(FULL_STAMP) ## ruff, formatting, mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(FULL_STAMP) ## let ruff fix and format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove the environment and every cache
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+# pip is the last thing that venv writes, so a half-made environment is made again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "SegVLM needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "No virtual environment: install your system's python3-venv package"; exit 1; }
+
+# The service alone: no torch, a small download.
+$(SERVE_STAMP): $(PINS) | $(BIN)/pip
+	@echo "Installing the service into $(VENV) (without torch)"
+	@$(PIP) -e '.[serve]'
+	@touch $@
+
+# Everything: the service's environment, extended in place.
+$(FULL_STAMP): $(PINS) | $(BIN)/pip
+	@echo "Installing training, service and development tools into $(VENV) (torch takes a while)"
+	@$(PIP) -e '.[train,serve,dev]'
+	@touch $@ $(SERVE_STAMP)
