@@ -1,0 +1,53 @@
+"""Deformable convolution v1 (Dai et al., 2017): a 3x3 kernel whose taps move, offsets predicted."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+
+class DeformableConv2d(nn.Module):
+    """x -> phi(x, F_offset(x)), equation 1 of the paper; size kept, no modulation, no bias.
+
+    Offsets start at zero, so it starts as the ordinary convolution with its `weight`.
+    """
+
+    def __init__(self, inner: int, out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out, inner, 3, 3))
+        self.offset = nn.Conv2d(inner, 18, 3, padding=1)
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.offset.weight)
+        nn.init.zeros_(self.offset.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inner, H, W) -> (B, out, H, W)."""
+        offset = self.offset(x)
+        if self.training and x.device.type == "cpu":
+            # torchvision's CPU gradient is several times slower than grid_sample's.
+            return deform_conv2d_by_sampling(x, offset, self.weight)
+        return deform_conv2d(x, offset, self.weight, padding=1)
+
+
+def deform_conv2d_by_sampling(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+    """`torchvision.ops.deform_conv2d` for 3x3 kernels with padding 1, on `grid_sample`.
+
+    Args:
+        x: (B, C, H, W). offset: (B, 18, H, W), y before x for each tap. weight: (O, C, 3, 3).
+
+    Returns:
+        (B, O, H, W)
+    """
+    batch, channels, height, width = x.shape
+    offset = offset.float().unflatten(1, (9, 2))  # (B, 9, 2, H, W)
+    tap = torch.arange(9, device=x.device)
+    rows = torch.arange(height, device=x.device).view(1, 1, height, 1)
+    columns = torch.arange(width, device=x.device).view(1, 1, 1, width)
+    y = rows + (tap // 3 - 1).view(1, 9, 1, 1) + offset[:, :, 0]
+    across = columns + (tap % 3 - 1).view(1, 9, 1, 1) + offset[:, :, 1]
+    # In pixels with align_corners; max() keeps a side of one pixel from dividing by zero.
+    grid = torch.stack((2 * across / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1), dim=-1)
+    taps = F.grid_sample(x, grid.flatten(1, 2).to(x.dtype), align_corners=True)
+    return (weight.flatten(1) @ taps.view(batch, channels * 9, -1)).unflatten(2, (height, width))

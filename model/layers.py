@@ -1,0 +1,44 @@
+"""The convolution layer that neck and projector are made of."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvBNReLU(nn.Sequential):
+    """Convolution without bias, batch normalisation, ReLU; the size stays.
+
+    Its two parameterised parts are called `0` and `1`, as in the official CRIS checkpoints.
+    """
+
+    def __init__(self, inner: int, out: int, kernel: int) -> None:
+        conv = nn.Conv2d(inner, out, kernel, padding=kernel // 2, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        super().__init__(conv, nn.BatchNorm2d(out), nn.ReLU())
+
+
+class SentenceBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of (B, C) sentences that also trains at batch 1.
+
+    One row has no batch statistics (torch raises, and so did CRIS on one image per GPU); it is
+    normalised by the running ones.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.shape[0] == 1:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
+def coordinates(x: Tensor) -> Tensor:
+    """x then y of every pixel, -1 at the first and 1 at the last: (B, 2, H, W) for x (B, C, H, W)."""
+    batch, _, height, width = x.shape
+    across = torch.linspace(-1, 1, width, device=x.device, dtype=x.dtype)
+    down = torch.linspace(-1, 1, height, device=x.device, dtype=x.dtype)
+    across = across.view(1, 1, 1, width).expand(batch, 1, height, width)
+    down = down.view(1, 1, height, 1).expand(batch, 1, height, width)
+    return torch.cat((across, down), dim=1)

@@ -1,0 +1,85 @@
+"""SegVLM: an image and an expression in, the logits of the referred region out.
+
+B = batch, S = input side, L = word length.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .config import SegVLMConfig
+from .decoder import VisionLanguageDecoder
+from .image_encoder import Pyramid, build_image_encoder
+from .neck import Neck
+from .projector import Projector
+from .text_encoder import TextEncoder
+
+
+class SegVLM(nn.Module):
+    """CRIS (CVPR 2022) with SegVLM's enhancement block (arXiv 2505.19242); see `SegVLMConfig`.
+
+    Three stages, because their costs repeat differently: an image is encoded once for many
+    expressions, an expression once for many images.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: SegVLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_encoder = build_image_encoder(config)
+        self.text_encoder = TextEncoder(config)
+        self.neck = Neck(self.image_encoder.channels, config)
+        self.decoder = VisionLanguageDecoder(config)
+        self.projector = Projector(config)
+        mean, std = torch.tensor(config.mean) * 255, torch.tensor(config.std) * 255
+        self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor, tokens: Tensor) -> Tensor:
+        """image (B, S, S, 3) uint8 and tokens (B, L) int64 -> logits (B, S/4, S/4)."""
+        return self.decode(*self.encode_image(image), *self.encode_text(tokens))
+
+    def forward_normalized(self, image: Tensor, tokens: Tensor) -> Tensor:
+        """The same from an image (B, 3, S, S) that is already normalised, float."""
+        pyramid = self.neck.project(*self.image_encoder(image))
+        return self.decode(*pyramid, *self.encode_text(tokens))
+
+    def encode_image(self, image: Tensor) -> Pyramid:
+        """Encode images once for any number of expressions.
+
+        Args:
+            image: (B, S, S, 3) uint8, letterboxed RGB; S a multiple of 32.
+
+        Returns:
+            p3 (B, w3, S/8, S/8), p4 (B, w4, S/16, S/16), p5 (B, w5, S/32, S/32)
+
+        Raises:
+            ValueError: if the image has another layout or a side that 32 does not divide.
+        """
+        if image.shape[-1] != 3 or image.shape[1] % 32 or image.shape[2] % 32:
+            raise ValueError(
+                "image must be (B, S, S, 3) with S a multiple of 32, "
+                f"not {tuple(image.shape)}; model.preprocess.letterbox_image makes one"
+            )
+        normalized = (image.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
+        return self.neck.project(*self.image_encoder(normalized))
+
+    def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """tokens (B, L) int64 -> words (B, L, C), state (B, D), pad_mask (B, L), True = padding."""
+        return self.text_encoder(tokens)  # type: ignore[no-any-return]
+
+    def decode(
+        self, p3: Tensor, p4: Tensor, p5: Tensor, words: Tensor, state: Tensor, pad_mask: Tensor
+    ) -> Tensor:
+        """Answer expression i on image i: logits (B, S/4, S/4)."""
+        x = self.neck(p3, p4, p5, state)
+        x = self.decoder(x, words, pad_mask)
+        return self.projector(x, p3, state)  # type: ignore[no-any-return]
+
+
+def build_segvlm(config: SegVLMConfig) -> SegVLM:
+    """A SegVLM of these sizes with fresh weights (Kaiming for convolutions), in training mode."""
+    return SegVLM(config)
