@@ -29,12 +29,15 @@ class MultiheadAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attend: Tensor) -> Tensor:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attend: Tensor | None = None
+    ) -> Tensor:
         """Attend.
 
         Args:
             query: (B, Q, C). key, value: (B, K, C).
-            attend: bool, broadcastable to (B, heads, Q, K); True where a key may be looked at.
+            attend: bool, broadcastable to (B, heads, Q, K); True where a key may be looked at; None
+                for everywhere.
 
         Returns:
             (B, Q, C)
@@ -42,12 +45,17 @@ class MultiheadAttention(nn.Module):
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            split_heads(F.linear(x, w, b), self.heads)
             for x, w, b in zip((query, key, value), weights, biases, strict=True)
         )  # (B, heads, Q or K, C / heads)
         dropout = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, dropout_p=dropout)
         return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, C) -> (B, heads, N, C / heads)."""
+    return x.view(x.shape[0], -1, heads, x.shape[-1] // heads).transpose(1, 2)
 
 
 def sinusoids(positions: int, width: int) -> Tensor:

@@ -101,7 +101,10 @@ class SegVLMConfig:
             raise ValueError(
                 f"unknown model settings {unknown}; written by a newer version of segvlm?"
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**plain)
 
 
 _CRIS_RN101 = SegVLMConfig()
@@ -121,6 +124,7 @@ _LITE = SegVLMConfig(
     decoder_layers=2,
     decoder_heads=4,
     decoder_ffn=384,
+    dropout=0.0,
     projector_width=48,
     kernel_width=32,
     deformable=True,

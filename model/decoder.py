@@ -42,8 +42,7 @@ class DecoderLayer(nn.Module):
         """x (B, N, C), words (B, L, C), attend (B, 1, 1, L) bool -> (B, N, C)."""
         y = self.norm1(x)
         q = y + positions
-        everywhere = attend.new_ones(())
-        x = x + self.dropout(self.self_attn_norm(self.self_attn(q, q, y, everywhere)))
+        x = x + self.dropout(self.self_attn_norm(self.self_attn(q, q, y)))
         q = self.norm2(x) + positions
         y = self.cross_attn(q, words + word_positions, words, attend)
         x = x + self.dropout(self.cross_attn_norm(y))

@@ -20,6 +20,7 @@ class DeformableConv2d(nn.Module):
         self.offset = nn.Conv2d(inner, 18, 3, padding=1)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.offset.weight)
+        assert self.offset.bias is not None
         nn.init.zeros_(self.offset.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,7 +29,8 @@ class DeformableConv2d(nn.Module):
         if self.training and x.device.type == "cpu":
             # torchvision's CPU gradient is several times slower than grid_sample's.
             return deform_conv2d_by_sampling(x, offset, self.weight)
-        return deform_conv2d(x, offset, self.weight, padding=1)
+        out: Tensor = deform_conv2d(x, offset, self.weight, padding=1)
+        return out
 
 
 def deform_conv2d_by_sampling(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ def deform_conv2d_by_sampling(x: Tensor, offset: Tensor, weight: Tensor) -> Tens
         (B, O, H, W)
     """
     batch, channels, height, width = x.shape
-    offset = offset.float().unflatten(1, (9, 2))  # (B, 9, 2, H, W)
+    offset = offset.float().view(batch, 9, 2, height, width)
     tap = torch.arange(9, device=x.device)
     rows = torch.arange(height, device=x.device).view(1, 1, height, 1)
     columns = torch.arange(width, device=x.device).view(1, 1, 1, width)
@@ -50,4 +52,5 @@ def deform_conv2d_by_sampling(x: Tensor, offset: Tensor, weight: Tensor) -> Tens
     # In pixels with align_corners; max() keeps a side of one pixel from dividing by zero.
     grid = torch.stack((2 * across / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1), dim=-1)
     taps = F.grid_sample(x, grid.flatten(1, 2).to(x.dtype), align_corners=True)
-    return (weight.flatten(1) @ taps.view(batch, channels * 9, -1)).unflatten(2, (height, width))
+    out = weight.flatten(1) @ taps.view(batch, channels * 9, -1)
+    return out.view(batch, -1, height, width)

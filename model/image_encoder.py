@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from open_clip.modified_resnet import Bottleneck
 from torch import Tensor, nn
 
+from .attention import split_heads
 from .config import SegVLMConfig
 
 Pyramid = tuple[Tensor, Tensor, Tensor]
@@ -37,7 +38,7 @@ class SpatialAttentionPool(nn.Module):
 
     def positions(self, height: int, width: int) -> Tensor:
         """The position grid at another size: (1, height * width, channels)."""
-        grid = self.positional_embedding[1:].unflatten(0, (self.grid, self.grid))
+        grid = self.positional_embedding[1:].view(self.grid, self.grid, -1)
         grid = grid.permute(2, 0, 1).unsqueeze(0)  # (1, C, 7, 7)
         resized = F.interpolate(grid, (height, width), mode="bicubic", align_corners=False)
         return resized.flatten(2).transpose(1, 2)
@@ -47,7 +48,7 @@ class SpatialAttentionPool(nn.Module):
         height, width = x.shape[-2:]
         tokens = x.flatten(2).transpose(1, 2) + self.positions(height, width)
         q, k, v = (
-            project(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            split_heads(project(tokens), self.heads)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         pooled = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

@@ -60,8 +60,8 @@ class EnhancementBlock(nn.Module):
 class DynamicConvolution(nn.Module):
     """A 3x3 kernel and a bias made from the sentence, applied to its own sample's map (CRIS).
 
-    CRIS runs one convolution with B groups, which ties a graph to its batch size. Here the nine taps
-    are one batched matrix product whose nine maps are then shifted and added: the same numbers.
+    CRIS runs one convolution with B groups, which ties a graph to its batch size. Here the nine
+    taps are one batched matrix product, whose nine maps are shifted and added: the same numbers.
     """
 
     def __init__(self, state_width: int, channels: int) -> None:
@@ -80,11 +80,12 @@ class DynamicConvolution(nn.Module):
             for dy in range(3)
             for dx in range(3)
         ]
-        return torch.stack(shifted).sum(dim=0) + generated[:, -1, None, None]
+        logits: Tensor = torch.stack(shifted).sum(dim=0) + generated[:, -1, None, None]
+        return logits
 
 
 class GatedSkip(nn.Module):
-    """p3 features that the sentence lets through (lite only): ReLU(BN(conv(p3) * linear(state)))."""
+    """p3 features that the sentence lets through, ReLU(BN(conv(p3) * linear(state))); lite only."""
 
     def __init__(self, inner: int, width: int, state_width: int) -> None:
         super().__init__()

@@ -46,7 +46,7 @@ class TextEncoder(nn.Module):
 
     Words are the features after the last normalisation, not projected; the state is the
     end-of-text feature times `text_projection` (CRIS). `logit_scale` is CLIP's temperature: the
-    segmentation never uses it, it is kept, frozen, so that CLIP and CRIS weights go in and out whole.
+    segmentation never uses it; it is kept, frozen, so that CLIP and CRIS weights go in whole.
     """
 
     causal: Tensor
