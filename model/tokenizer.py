@@ -193,13 +193,12 @@ def _special_merges(
 
 
 def _word_pattern() -> str:
-    """CLIP's word pattern, its Unicode classes spelled out as the `regex` package has them.
+    """CLIP's word pattern, its character classes spelled out as the `regex` package has them.
 
     The text is in lower case by now, so of CLIP's ignored case only the long s remains: it has
-    no other lower case and matches an s. White space is only the single space.
+    no other lower case and matches an s.
     """
-    letters = _code_point_ranges(r"\p{L}")
-    numbers = _code_point_ranges(r"\p{N}")
+    letters, numbers, others = map(_code_point_ranges, (r"[\p{L}]", r"[\p{N}]", r"[^\s\p{L}\p{N}]"))
     return "|".join(
         [
             START_OF_TEXT.replace("s", "[s\u017f]"),
@@ -207,16 +206,19 @@ def _word_pattern() -> str:
             "'[s\u017f]|'t|'re|'ve|'m|'ll|'d",
             f"[{letters}]+",
             f"[{numbers}]",
-            f"[^ {letters}{numbers}]+",
+            f"[{others}]+",
         ]
     )
 
 
-def _code_point_ranges(unicode_class: str) -> str:
-    r"""The code points that open_clip's pattern counts to a class, as `\x{..}-\x{..}` ranges."""
+def _code_point_ranges(character_class: str) -> str:
+    r"""The code points that open_clip's pattern counts to a class, as `\x{..}-\x{..}` ranges.
+
+    Compiled as there, ignoring case: that excludes U+0345 from all three classes.
+    """
     import regex  # type: ignore[import-untyped]  # a dependency of open_clip, not of the service
 
-    # Without the surrogates, which no text holds.
+    # Without the surrogates, which no text holds once it is cleaned.
     everything = "".join(map(chr, (*range(0xD800), *range(0xE000, sys.maxunicode + 1))))
-    runs = regex.finditer(f"[{unicode_class}]+", everything, regex.IGNORECASE)
+    runs = regex.finditer(f"{character_class}+", everything, regex.IGNORECASE)
     return "".join(rf"\x{{{ord(run[0][0]):x}}}-\x{{{ord(run[0][-1]):x}}}" for run in runs)
