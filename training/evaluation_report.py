@@ -1,0 +1,170 @@
+"""What an evaluation answers, as JSON and as a Markdown page for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from training.metrics import ScoreSummary
+
+
+class SwapSummary(TypedDict):
+    """What exchanging "left" and "right" in a phrase does to its mask.
+
+    num: phrases that have a swapped form.
+    overlap: mean IoU between the masks of a phrase and of its swapped form, over the pairs where
+        neither mask is empty; near 1 the two words are ignored, near 0 they decide. None where
+        no pair qualifies.
+    num_overlap: those pairs. An empty mask would make the swap look perfect, so the pairs left
+        out are reported: `one_empty_share` and `both_empty_share`, of `num`.
+    num_swapped, original_mean_iou, swapped_mean_iou: over the pairs where the swapped form has a
+        true mask too, the mean IoU of either phrase's mask with its own truth; None where none.
+    """
+
+    num: int
+    overlap: float | None
+    num_overlap: int
+    one_empty_share: float
+    both_empty_share: float
+    num_swapped: int
+    original_mean_iou: float | None
+    swapped_mean_iou: float | None
+
+
+@dataclass(frozen=True)
+class TextProbe:
+    """Scores against the original targets when every phrase is replaced by another text."""
+
+    overall: ScoreSummary
+    kinds: dict[str, ScoreSummary]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"all": self.overall, "kinds": self.kinds}
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Does the model listen to the words? Each probe overall and for each kind of phrase."""
+
+    class_name_only: TextProbe
+    blank: TextProbe
+    swap: SwapSummary
+    swap_kinds: dict[str, SwapSummary]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "class_name_only": self.class_name_only.to_dict(),
+            "blank": self.blank.to_dict(),
+            "swap": {**self.swap, "kinds": self.swap_kinds},
+        }
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Scores over all phrases of a split.
+
+    overall is "all" in the JSON form. kinds, sources, sizes (s_small, s_mid, s_large) partition
+    the phrases; discriminative are those whose target is a proper subset of its class in the
+    photo. empty_share: phrases answered with an empty mask. probes: None where not asked for.
+    """
+
+    split: str
+    threshold: float
+    num_images: int
+    num_phrases: int
+    overall: ScoreSummary
+    kinds: dict[str, ScoreSummary]
+    sources: dict[str, ScoreSummary]
+    sizes: dict[str, ScoreSummary]
+    discriminative: ScoreSummary
+    empty_share: float
+    probes: Probes | None
+
+    @property
+    def mean_iou(self) -> float:
+        return self.overall["mean_iou"]
+
+    @property
+    def cum_iou(self) -> float:
+        return self.overall["cum_iou"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, floats unrounded."""
+        return {
+            "split": self.split,
+            "threshold": self.threshold,
+            "num_images": self.num_images,
+            "num_phrases": self.num_phrases,
+            "all": self.overall,
+            "kinds": self.kinds,
+            "sources": self.sources,
+            "sizes": self.sizes,
+            "discriminative": self.discriminative,
+            "empty_share": self.empty_share,
+            "probes": None if self.probes is None else self.probes.to_dict(),
+        }
+
+    def to_markdown(self) -> str:
+        """The same as tables, in per cent where the column says so."""
+        lines = [
+            f"Split `{self.split}`: {self.num_phrases} phrases on {self.num_images} images, "
+            f"threshold {self.threshold:g}, {self.empty_share:.1%} of the masks empty.",
+            "",
+            "| phrases | number | mean IoU | cumulative IoU | P@0.5 | P@0.7 | P@0.9 |",
+            "|---|--:|--:|--:|--:|--:|--:|",
+            *(_score_row(name, summary) for name, summary in self._rows()),
+        ]
+        if self.probes is not None:
+            lines += ["", *_probe_lines(self.probes, self.overall, self.kinds)]
+        return "\n".join(lines) + "\n"
+
+    def _rows(self) -> Iterator[tuple[str, ScoreSummary]]:
+        yield "**all**", self.overall
+        for title, group in (("kind", self.kinds), ("size", self.sizes), ("source", self.sources)):
+            for name, summary in group.items():
+                yield f"{title}: {name}", summary
+        yield "discriminative", self.discriminative
+
+
+def _score_row(name: str, summary: ScoreSummary) -> str:
+    precision = (f"{summary['precision'][threshold]:.3f}" for threshold in ("0.5", "0.7", "0.9"))
+    scores = f"{summary['mean_iou']:.3f} | {summary['cum_iou']:.3f}"
+    return f"| {name} | {summary['num']} | {scores} | {' | '.join(precision)} |"
+
+
+def _probe_lines(
+    probes: Probes, overall: ScoreSummary, kinds: Mapping[str, ScoreSummary]
+) -> Iterator[str]:
+    yield "Mean IoU when the phrase is replaced; equal numbers mean that its words are ignored."
+    yield ""
+    yield "| phrases | whole phrase | class name only | blank text |"
+    yield "|---|--:|--:|--:|"
+    class_only, blank = probes.class_name_only, probes.blank
+    rows = [("**all**", overall, class_only.overall, blank.overall)]
+    rows += [
+        (f"kind: {kind}", summary, class_only.kinds[kind], blank.kinds[kind])
+        for kind, summary in kinds.items()
+    ]
+    for name, *summaries in rows:
+        scores = " | ".join(f"{summary['mean_iou']:.3f}" for summary in summaries)
+        yield f"| {name} | {scores} |"
+    yield ""
+    yield 'Left and right exchanged: "overlap" is the IoU of the two answered masks (low is good),'
+    yield "over the pairs where neither is empty; the mean IoUs are with the true masks of either."
+    yield ""
+    yield "| phrases | pairs | overlap | one mask empty | both empty | original | exchanged |"
+    yield "|---|--:|--:|--:|--:|--:|--:|"
+    yield _swap_row("**all**", probes.swap)
+    for kind, swap in probes.swap_kinds.items():
+        yield _swap_row(f"kind: {kind}", swap)
+
+
+def _swap_row(name: str, swap: SwapSummary) -> str:
+    empty = f"{swap['one_empty_share']:.1%} | {swap['both_empty_share']:.1%}"
+    truths = f"{_number(swap['original_mean_iou'])} | {_number(swap['swapped_mean_iou'])}"
+    return f"| {name} | {swap['num']} | {_number(swap['overlap'])} | {empty} | {truths} |"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
