@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -23,10 +24,13 @@ class ImportReport:
     left_over: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"{self.source}: {len(self.loaded)} entries loaded"]
-        for title, names in (("made new", self.made_new), ("left over", self.left_over)):
+        titles = {"loaded": self.loaded, "made new": self.made_new, "left over": self.left_over}
+        lines = [self.source]
+        for title, names in titles.items():
             lines.append(f"  {title}: {len(names)}")
-            lines += [f"    {name}" for name in names]
+            # A model has hundreds of names; two parts of each tell which block they are of.
+            blocks = Counter(".".join(name.split(".")[:2]) for name in names)
+            lines += [f"    {block} ({count})" for block, count in blocks.items()]
         return "\n".join(lines)
 
 
