@@ -17,12 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-CLIP_MEAN: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-"""Mean colour (RGB, 0..1) of CLIP's training images; CRIS fills its letterbox with it."""
-CLIP_STD: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-
 FILL_COLOUR: tuple[int, int, int] = (123, 117, 104)
-"""`CLIP_MEAN` in 8 bits: after normalisation the border is close to zero."""
+"""CLIP's mean colour in 8 bits, as CRIS fills its letterbox: close to zero once normalised."""
 
 SIZE_MULTIPLE = 32
 """The network's coarsest stride; the square's side must be a multiple of it."""
