@@ -289,9 +289,17 @@ def test_refusals_name_the_remedy(store: PhraseStore) -> None:
 
 @pytest.fixture(scope="module")
 def lite() -> tuple[SegVLM, Tokenizer]:
+    """Random weights, with the last layer scaled so that the masks are neither empty nor full."""
     torch.manual_seed(0)
-    model = build_segvlm(preset_config("segvlm-lite", image_size=64))
-    return model, clip_tokenizer()
+    model, tokenizer = build_segvlm(preset_config("segvlm-lite", image_size=64)), clip_tokenizer()
+    tokens = torch.from_numpy(tokenizer.encode(["a dog"], model.config.word_length).tokens)
+    last = model.projector.dynamic.kernel
+    with torch.no_grad():
+        logits = model.eval()(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8), tokens)
+        for parameter in last.parameters():
+            parameter.div_(logits.std())
+        last.bias[-1] -= logits.mean() / logits.std()
+    return model, tokenizer
 
 
 def test_torch_predictor_equals_the_stages_by_hand(lite: tuple[SegVLM, Tokenizer]) -> None:
@@ -302,6 +310,8 @@ def test_torch_predictor_equals_the_stages_by_hand(lite: tuple[SegVLM, Tokenizer
     predictor: Predictor = TorchPredictor(model, tokenizer, batch_size=2)
     maps = predictor.predict(image, phrases)
     assert not model.training
+    assert min(each.std() for each in maps) > 0.02
+    assert np.abs(maps[0] - maps[2]).max() > 1e-3
     square, geometry = letterbox_image(image, 64)
     for phrase, each in zip(phrases, maps, strict=True):
         tokens = torch.from_numpy(tokenizer.encode([phrase], model.config.word_length).tokens)
