@@ -6,23 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from model import checkpoint
-from model.config import preset_config
+from model.config import SegVLMConfig, preset_config
 from model.image_encoder import EfficientNetLite0
 from model.import_report import ImportReport
 from model.pretrained import load_imagenet_lite0
-from model.segvlm import build_segvlm
+from model.segvlm import SegVLM, build_segvlm
 from model.weight_files import read_weights
 
 IMAGENET = "imagenet"
 
 
 def import_weights(preset: str, source: str, out: Path) -> ImportReport:
-    """Make a checkpoint of `preset` from an official CRIS checkpoint, CLIP or ImageNet weights.
+    """Make a checkpoint of `preset` from weights that others trained.
 
     Args:
         preset: see `model.config.PRESETS`.
-        source: a file of CRIS or CLIP weights, the name of a CLIP model (`model.weight_files`), or
-            `imagenet` for the backbone of `segvlm-lite`.
+        source: see `initial_model`.
         out: the safetensors file to write; overwritten if it exists.
 
     Returns:
@@ -31,22 +30,34 @@ def import_weights(preset: str, source: str, out: Path) -> ImportReport:
     Raises:
         ValueError: if the weights cannot be had or do not fit the preset.
     """
-    config = preset_config(preset)
+    model, report = initial_model(preset_config(preset), source)
+    checkpoint.save(model, out)
+    return report
+
+
+def initial_model(config: SegVLMConfig, source: str) -> tuple[SegVLM, ImportReport]:
+    """A network that starts from weights that others trained.
+
+    Args:
+        config: the sizes; they decide which weights fit.
+        source: a file of CRIS or CLIP weights, the name of a CLIP model (`model.weight_files`), or
+            `imagenet` for the backbone of `segvlm-lite`.
+
+    Raises:
+        ValueError: if the weights cannot be had or do not fit.
+    """
     if source == IMAGENET:
         model = build_segvlm(config)
         if not isinstance(model.image_encoder, EfficientNetLite0):
             raise ValueError(
-                f"preset {preset} starts from CLIP, not from ImageNet; give a file of CLIP weights "
-                "or a name such as RN101"
+                f"preset {config.preset} starts from CLIP, not from ImageNet; give a file of CLIP "
+                "weights or a name such as RN101"
             )
         report = load_imagenet_lite0(model.image_encoder)
         loaded = tuple(f"image_encoder.trunk.{name}" for name in report.loaded)
         made_new = tuple(sorted(set(model.state_dict()) - set(loaded)))
-        report = replace(report, loaded=loaded, made_new=made_new)
-    else:
-        state_dict = read_weights(source)
-        is_cris = any(".visual." in name for name in state_dict)
-        importer = checkpoint.from_cris if is_cris else checkpoint.from_clip
-        model, report = importer(state_dict, config)
-    checkpoint.save(model, out)
-    return report
+        return model, replace(report, loaded=loaded, made_new=made_new)
+    state_dict = read_weights(source)
+    is_cris = any(".visual." in name for name in state_dict)
+    importer = checkpoint.from_cris if is_cris else checkpoint.from_clip
+    return importer(state_dict, config)

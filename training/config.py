@@ -1,0 +1,177 @@
+"""The typed configuration of a training run, read from YAML.
+
+A run is one YAML file plus `section.key=value` overrides. Unknown keys and wrong types are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from model.config import PRESETS
+
+from .losses import RafConfig
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """Which network, and what it starts from."""
+
+    preset: str = "segvlm-rn101"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Fields of `model.config.SegVLMConfig` to replace, the ablation's switches among them."""
+    init: str = "none"
+    """Start: "none", or what `import_weights.initial_model` takes: imagenet, RN101, a file."""
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"model.preset must be one of {', '.join(PRESETS)}")
+
+
+@dataclass(frozen=True)
+class AugmentSection:
+    """Probabilities and strengths; the paper has none of them, so all are off by default."""
+
+    flip: float = 0.0
+    """Probability of a mirror image; "left" and "right" change places in the expression."""
+    crop: float = 0.0
+    """Probability of a random crop; only expressions that stay true under a crop are kept."""
+    jitter: float = 0.0
+    """Strength of brightness, contrast and saturation changes, 0.2 = up to 20 %; never hue."""
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """What is read, and how a batch is made."""
+
+    store: str = ""
+    """Directory that `python -m training prepare` wrote."""
+    train_split: str = "train"
+    val_split: str = "val"
+    images_per_batch: int = 8
+    phrases_per_image: int = 1
+    """An image is encoded once for so many of its expressions."""
+    sizes: tuple[tuple[float, int], ...] = ()
+    """Input sides by share of the run, e.g. [[0, 256], [0.5, 320]]; empty: the model's own."""
+    workers: int = 0
+    augment: AugmentSection = field(default_factory=AugmentSection)
+
+    def __post_init__(self) -> None:
+        if self.images_per_batch < 1 or self.phrases_per_image < 1 or self.workers < 0:
+            raise ValueError("data.images_per_batch and phrases_per_image must be 1 or more")
+        if any(size % 32 or not 0 <= share < 1 for share, size in self.sizes):
+            raise ValueError("data.sizes must hold [share in 0..1, multiple of 32] pairs")
+        if self.sizes and self.sizes[0][0] != 0:
+            raise ValueError("data.sizes must start at share 0")
+
+
+@dataclass(frozen=True)
+class OptimSection:
+    """Optimiser, schedule, precision."""
+
+    steps: int = 1000
+    lr: float = 1e-4
+    backbone_lr_factor: float = 0.1
+    weight_decay: float = 0.0
+    optimizer: Literal["adam", "adamw"] = "adam"
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    milestones: tuple[float, ...] = ()
+    """Shares of the run at which the "step" schedule multiplies by `decay`."""
+    decay: float = 0.1
+    warmup_steps: int = 0
+    clip_norm: float = 0.0
+    """Largest gradient norm; 0 switches clipping off."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    ema_decay: float = 0.0
+    """Decay of the averaged weights that are validated and kept; 0 switches averaging off."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError("optim.steps must be 1 or more")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError("optim.ema_decay must lie in 0..1, 1 excluded")
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """Where a run lives and how often it looks up."""
+
+    out: str = "runs/segvlm"
+    seed: int = 0
+    threshold: float = 0.35
+    """Probability above which a pixel belongs to the mask in validation (CRIS: 0.35)."""
+    log_every: int = 20
+    save_every: int = 200
+    validate_every: int = 500
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run."""
+
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    loss: RafConfig = field(default_factory=RafConfig)
+    optim: OptimSection = field(default_factory=OptimSection)
+    run: RunSection = field(default_factory=RunSection)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a YAML file and apply `section.key=value` overrides (values in YAML).
+
+    Raises:
+        ValueError: for a missing file, an unknown key or a value of the wrong type.
+    """
+    if not path.is_file():
+        raise ValueError(f"no configuration at {path}; training/configs/ holds the project's own")
+    tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must hold sections (model, data, loss, optim, run)")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ValueError(f"an override reads section.key=value, not {override!r}")
+        *sections, leaf = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[leaf] = yaml.safe_load(value)
+    return config_from_dict(tree)
+
+
+def config_from_dict(tree: dict[str, Any]) -> TrainConfig:
+    """Build the typed tree.
+
+    Raises:
+        ValueError: for an unknown key or a value of the wrong type.
+    """
+    _refuse_unknown(TrainConfig, tree, "")
+    try:
+        return TypeAdapter(TrainConfig).validate_python(tree)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise ValueError(f"the training configuration is wrong: {faults}") from None
+
+
+def _refuse_unknown(kind: type, tree: dict[str, Any], prefix: str) -> None:
+    known = {item.name for item in fields(kind)}
+    types = get_type_hints(kind)
+    for key, value in tree.items():
+        if key not in known:
+            raise ValueError(
+                f"unknown setting {prefix}{key}; known here: {', '.join(sorted(known))}"
+            )
+        if is_dataclass(types[key]) and isinstance(value, dict):
+            _refuse_unknown(types[key], value, f"{prefix}{key}.")
