@@ -38,7 +38,7 @@ class SegVLMConfig:
     text_heads: int = 8
     text_positions: int = 77
     text_embedding_width: int = 512
-    """Width of the token embedding; narrower than `text_width` it is factorised (a linear lifts it)."""
+    """Width of the token embedding; where it is not `text_width`, a linear layer lifts it."""
     state_width: int = 512
     """Width of the sentence state."""
     text_dropout: float = 0.0
@@ -59,7 +59,7 @@ class SegVLMConfig:
     residual: bool = False
     se_reduction: int = 16
     projector_skip: bool = False
-    """Add sentence-gated p3 features to the projector's first stage (lite only; not in the paper)."""
+    """Add sentence-gated p3 features to the projector's first stage (lite; not in the paper)."""
     projector_coordinates: bool = False
     """Let the language-modulated kernel see x and y as well (lite only; not in the paper)."""
 

@@ -16,7 +16,7 @@ _LONGEST_SIDE = 256
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, attention to the words, feed-forward; pre-norm, and a norm on each attention."""
+    """Self-attention, attention to the words, feed-forward; norms before and after attention."""
 
     def __init__(self, width: int, heads: int, ffn: int, dropout: float) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class DecoderLayer(nn.Module):
 
 
 class VisionLanguageDecoder(nn.Module):
-    """Transformer over pixels with fixed positions: 2-D for pixels (x half, then y), 1-D for words."""
+    """Transformer over pixels; fixed positions, 2-D for pixels (x, then y) and 1-D for words."""
 
     pixel_table: Tensor
     word_table: Tensor

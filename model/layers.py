@@ -35,7 +35,7 @@ class SentenceBatchNorm(nn.BatchNorm1d):
 
 
 def coordinates(x: Tensor) -> Tensor:
-    """x then y of every pixel, -1 at the first and 1 at the last: (B, 2, H, W) for x (B, C, H, W)."""
+    """x, then y of each pixel, from -1 to 1: (B, C, H, W) -> (B, 2, H, W)."""
     batch, _, height, width = x.shape
     across = torch.linspace(-1, 1, width, device=x.device, dtype=x.dtype)
     down = torch.linspace(-1, 1, height, device=x.device, dtype=x.dtype)

@@ -48,7 +48,7 @@ class Neck(nn.Module):
         self.refine = ConvBNReLU(w4, w4, 3)
 
     def project(self, c3: Tensor, c4: Tensor, c5: Tensor) -> Pyramid:
-        """The part that the words do not touch: p3 (B, w3, S/8), p4 (B, w4, S/16), p5 (B, w5, S/32)."""
+        """What the words do not touch: p3 (B, w3, S/8, S/8), p4 (B, w4, ...), p5 (B, w5, ...)."""
         return self.lateral3(c3), self.lateral4(c4), self.lateral5(c5)
 
     def forward(self, p3: Tensor, p4: Tensor, p5: Tensor, state: Tensor) -> Tensor:

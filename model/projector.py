@@ -1,6 +1,6 @@
 """The text and image projector: SegVLM's enhancement block and CRIS's dynamic convolution.
 
-B = batch, S = input side, C = decoder width, P = projector width, K = kernel width, D = state width.
+B = batch, S = input side, C = decoder, P = projector, K = kernel, D = state width.
 """
 
 from __future__ import annotations
