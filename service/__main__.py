@@ -1,0 +1,129 @@
+"""`python -m service serve` and `python -m service segment`; `--help` explains each.
+
+Exit status: 0 done, 1 a fault of the service, 2 something for the caller to mend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from service.backends import BACKENDS, load_model
+from service.engine import Engine
+from service.errors import CallerError, ServiceError
+from service.metrics import Metrics
+from service.negotiation import AnswerKind
+from service.pipeline import Answer, Pipeline
+from service.request_parsing import SegmentTask, validate_options
+from service.settings import Settings, load_settings
+
+_KINDS = {
+    "png": AnswerKind("mask", "image/png"),
+    "overlay": AnswerKind("overlay", "image/png"),
+    "rle": AnswerKind("json", "application/json"),
+    "polygons": AnswerKind("json", "application/json"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "serve":
+            return _serve(options)
+        return _segment(options)
+    except ServiceError as error:
+        print(f"error: {error.detail}", file=sys.stderr)
+        return 2 if isinstance(error, CallerError) else 1
+    except (ValueError, OSError) as error:  # settings, bundles and files: the caller's to mend
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Find in a photo what a sentence names. Settings: variables SEGVLM_<NAME>.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--bundle", type=Path, help="model bundle (default: the one in the package)")
+    model.add_argument("--backend", choices=BACKENDS, help="what runs the model (default: onnx)")
+
+    serve = commands.add_parser("serve", parents=[model], help="answer HTTP requests")
+    serve.add_argument("--host", help="address to listen on (default: 0.0.0.0)")
+    serve.add_argument("--port", type=int, help="port to listen on (default: 8000)")
+
+    segment = commands.add_parser("segment", parents=[model], help="segment one photo, no server")
+    segment.add_argument("photo", type=Path)
+    segment.add_argument("expressions", nargs="+", metavar="expression", help='"the dog"')
+    segment.add_argument("--out", type=Path, help="file to write (default: the terminal, for JSON)")
+    segment.add_argument(
+        "--format",
+        choices=sorted(_KINDS),
+        help="png: the mask; overlay: the photo with the masks; rle, polygons: JSON "
+        "(default: png with --out, rle without)",
+    )
+    segment.add_argument("--threshold", type=float, help="probability above which a pixel counts")
+    return parser
+
+
+def _load_engine(settings: Settings) -> Engine:
+    model = load_model(settings.backend, settings.bundle, settings.model_threads)
+    return Engine(model, settings, Metrics())
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from service.server import Server  # the web framework takes a second that `segment` saves
+
+    settings = load_settings(
+        host=options.host, port=options.port, bundle=options.bundle, backend=options.backend
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    server = Server(settings, _load_engine(settings))
+    server.run()
+    return server.exit_code
+
+
+def _segment(options: argparse.Namespace) -> int:
+    chosen = options.format or ("png" if options.out else "rle")
+    kind = _KINDS[chosen]
+    if kind.name == "mask" and len(options.expressions) > 1:
+        raise ValueError(
+            "a mask picture holds one expression; choose --format overlay, rle or polygons"
+        )
+    if kind.name != "json" and options.out is None:
+        raise ValueError(f"--format {chosen} is a picture; name its file with --out")
+    settings = load_settings(bundle=options.bundle, backend=options.backend)
+    task = SegmentTask(
+        image=options.photo.read_bytes(),
+        expressions=tuple(options.expressions),
+        options=validate_options({"format": chosen, "threshold": options.threshold}),
+    )
+    answer = asyncio.run(_answer_once(settings, task, kind))
+    if options.out is None:
+        print(answer.body.decode())
+    else:
+        options.out.write_bytes(answer.body)
+        print(f"{options.out}: {len(answer.body):,} bytes in {answer.timings.total:.0f} ms")
+    return 0
+
+
+async def _answer_once(settings: Settings, task: SegmentTask, kind: AnswerKind) -> Answer:
+    engine = _load_engine(settings)
+    pipeline = Pipeline(engine, settings)
+    engine.start()
+    try:
+        return await pipeline.segment(task, kind)
+    finally:
+        engine.stop(settings.shutdown_timeout)
+        pipeline.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Logits to the bytes of an answer. CPU work over whole images: not for the event loop.
+
+One expression at a time, so that a large image costs the memory of one probability map.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.preprocess import Letterbox, restore_probability, sigmoid
+from service import mask_formats
+from service.backends.base import ModelSpec
+from service.schemas import (
+    ImageInfo,
+    MaskFormat,
+    ModelInfo,
+    PngMask,
+    PolygonRegion,
+    PolygonsMask,
+    ProbabilityMap,
+    RleMask,
+    SegmentOptions,
+    SegmentResponse,
+    SegmentResult,
+    Timings,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the model said of one expression: logits float32 (S/4, S/4)."""
+
+    expression: str
+    truncated: bool
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMask:
+    """A finding in the photo's pixels: probability float32 (H, W), mask bool (H, W)."""
+
+    finding: Finding
+    probability: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+    @property
+    def score(self) -> float:
+        """The mean probability inside the mask, 0.0 if it is empty."""
+        return float(self.probability[self.mask].mean(dtype=np.float64)) if self.mask.any() else 0.0
+
+
+def restore(finding: Finding, geometry: Letterbox, threshold: float) -> FoundMask:
+    """Undo the letterbox and apply the threshold: above it is inside."""
+    probability = restore_probability(sigmoid(finding.logits), geometry)
+    return FoundMask(finding, probability, probability > threshold)
+
+
+def describe(found: FoundMask, options: SegmentOptions) -> SegmentResult:
+    """One entry of `results`."""
+    probability = None
+    if options.include_probability:
+        png = mask_formats.encode_probability(found.probability)
+        probability = ProbabilityMap(data=_base64(png))
+    return SegmentResult(
+        expression=found.finding.expression,
+        truncated=found.finding.truncated,
+        score=round(found.score, 6),
+        area=int(np.count_nonzero(found.mask)),
+        bbox=mask_formats.bounding_box(found.mask),
+        mask=encode_mask(found.mask, options.format),
+        probability=probability,
+    )
+
+
+def encode_mask(
+    mask: NDArray[np.bool_], mask_format: MaskFormat
+) -> RleMask | PngMask | PolygonsMask | None:
+    """A mask, bool (H, W), in one of the forms that JSON can hold."""
+    match mask_format:
+        case "rle":
+            rle = mask_formats.encode_rle(mask)
+            return RleMask(size=rle["size"], counts=rle["counts"])
+        case "png":
+            return PngMask(data=_base64(mask_formats.encode_png(mask)))
+        case "polygons":
+            return PolygonsMask(
+                polygons=[
+                    PolygonRegion.model_construct(exterior=region.exterior, holes=region.holes)
+                    for region in mask_formats.polygons(mask)
+                ]
+            )
+        case "none":
+            return None
+        case "overlay":
+            raise AssertionError("an overlay is a picture of its own, not a mask's form")
+
+
+def draw_overlay(photo: NDArray[np.uint8], masks: Iterator[FoundMask], media_type: str) -> bytes:
+    """The photo, uint8 (H, W, 3), with every mask on it, as `media_type`."""
+    overlay = mask_formats.Overlay(photo)
+    for found in masks:
+        overlay.add(found.mask, f"{found.finding.expression} {found.score:.2f}")
+    return overlay.encode(media_type)
+
+
+def render_json(
+    spec: ModelSpec, geometry: Letterbox, results: Sequence[SegmentResult], timings: Timings
+) -> bytes:
+    """The JSON document, UTF-8."""
+    response = SegmentResponse(
+        model=ModelInfo(name=spec.name, version=spec.version),
+        image=ImageInfo(width=geometry.width, height=geometry.height),
+        results=list(results),
+        timings=timings,
+    )
+    # A probability that nobody asked for is left out; a mask of `none` stays, as null.
+    return response.model_dump_json(
+        exclude={"results": {"__all__": {"probability"}}}
+        if all(result.probability is None for result in results)
+        else None
+    ).encode()
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,114 @@
+"""The application: routes, lifespan, and the one place where an error becomes an answer."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Scope
+
+from service.engine import Engine
+from service.errors import (
+    PROBLEM_MEDIA_TYPE,
+    CallerError,
+    ClientGone,
+    InternalError,
+    MethodUnknown,
+    RouteUnknown,
+    ServiceError,
+)
+from service.middleware import BodyLimit, RequestObserver
+from service.openapi import describe_api
+from service.pipeline import Pipeline
+from service.routes import health, segment
+from service.settings import Settings
+
+logger = logging.getLogger("segvlm.request")
+
+DESCRIPTION = """\
+Send a photo and what to find in it, get the mask of that region:
+
+    curl -F image=@photo.jpg -F "expression=the dog" http://localhost:8000/segment
+"""
+
+
+def create_app(settings: Settings, engine: Engine) -> FastAPI:
+    """An application that serves `engine`; its lifespan starts and stops the engine's thread."""
+    pipeline = Pipeline(engine, settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        engine.drain()
+        # Blocks the loop on purpose: every request is answered by now, there is nothing to run.
+        engine.stop(settings.shutdown_timeout)
+        pipeline.close()
+
+    app = FastAPI(
+        title="SegVLM",
+        version=engine.spec.version,
+        summary=f"Text-driven image segmentation with {engine.spec.name}",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.engine = engine
+    app.state.pipeline = pipeline
+    app.openapi = functools.partial(describe_api, app)  # type: ignore[method-assign]
+    routers = (segment.router, health.router)
+    for router in routers:
+        app.include_router(router)
+    engine.metrics.announce_routes(
+        route.path for router in routers for route in router.routes if hasattr(route, "path")
+    )
+
+    def problem(scope: Scope, error: ServiceError) -> Response:
+        engine.metrics.rejected.labels(error.reason).inc()
+        return JSONResponse(
+            error.problem(scope["state"]["request_id"]),
+            status_code=error.status,
+            headers=error.headers,
+            media_type=PROBLEM_MEDIA_TYPE,
+        )
+
+    async def answer_error(request: Request, error: Exception) -> Response:
+        known = _in_tree(request, error)
+        if not isinstance(known, CallerError):
+            request_id = request.state.request_id
+            logger.error("request %s: %s", request_id, known.detail, exc_info=known.__cause__)
+        return problem(request.scope, known)
+
+    for kind in (ServiceError, HTTPException, ClientDisconnect):
+        app.add_exception_handler(kind, answer_error)
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(RequestObserver, metrics=engine.metrics, problem=problem)  # the outermost
+    return app
+
+
+def _in_tree(request: Request, error: Exception) -> ServiceError:
+    """What the framework raises, as a member of our own error tree."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, ClientDisconnect):
+        return ClientGone()
+    assert isinstance(error, HTTPException)
+    path, method = request.url.path, request.method
+    if error.status_code == 404:
+        return RouteUnknown(f"nothing is at {path}; see /docs for what this service answers")
+    if error.status_code == 405:
+        allowed = dict(error.headers or {})
+        return MethodUnknown(
+            f"{path} does not take {method}, it takes {allowed.get('Allow', 'another method')}; "
+            "see /docs",
+            headers=allowed,
+        )
+    internal = InternalError()
+    internal.__cause__ = error
+    return internal

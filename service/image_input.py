@@ -1,0 +1,161 @@
+"""Untrusted bytes to an RGB array, within limits that are checked before anything is decoded.
+
+What comes out is what a person sees: EXIF orientation applied, transparency on white, 16 bits
+scaled to 8, CMYK and palettes converted, the first frame of an animation.
+"""
+
+from __future__ import annotations
+
+import struct
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from service.errors import BadImage, TooLarge
+
+READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_READABLE = "JPEG, PNG, WebP, GIF or BMP"
+
+# Pillow's own limits are for a process without one: it only warns up to 179 megapixels, and a
+# warning cannot be handled per thread. `decode_image` has its own cap, from the settings.
+Image.MAX_IMAGE_PIXELS = None
+# The default, relied on here: half a photo is refused and not filled up with grey.
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+_FOREIGN = (
+    (b"%PDF", "a PDF"),
+    (b"II*\x00", "a TIFF"),
+    (b"MM\x00*", "a TIFF"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"8BPS", "a Photoshop file"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
+    (b"<?xml", "an XML or SVG document"),
+    (b"<svg", "an SVG drawing"),
+    (b"<!doctype", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"data:", "a data URL"),
+    (b"{", "a JSON document"),
+)
+
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION = 0x0112
+
+
+def decode_image(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode an image file to uint8 RGB (H, W, 3), upright. Blocks for as long as decoding takes.
+
+    Raises BadImage for anything but a whole image of `READ_FORMATS`, TooLarge for more than
+    `max_pixels`, which is decided from the header alone.
+    """
+    format_name = sniff(data)
+    if format_name == "WEBP":
+        # Pillow allocates a WebP's canvas while opening it, before its size can be asked.
+        _check_pixels(*_webp_size(data), max_pixels)
+    try:
+        with Image.open(BytesIO(data), formats=[format_name]) as image:
+            _check_pixels(image.width, image.height, max_pixels)
+            image.load()
+            _check_pixels(image.width, image.height, max_pixels)  # a GIF's frame can outgrow it
+            orientation = _orientation(image)
+            upright = _to_rgb(image)
+    except (TooLarge, BadImage):
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever a broken file provokes
+        raise BadImage(
+            f"the {format_name} image cannot be decoded ({_reason(error)}); it is damaged or cut "
+            "short, so send the whole file again or save it anew"
+        ) from error
+    if orientation in _TRANSPOSES:
+        upright = upright.transpose(_TRANSPOSES[orientation])
+    pixels: NDArray[np.uint8] = np.array(upright)
+    return pixels
+
+
+def sniff(data: bytes) -> str:
+    """The Pillow name of the format that the first bytes announce; the file's name is no evidence.
+
+    Raises BadImage that says what the bytes look like instead.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if data.startswith(b"BM") and len(data) > 26:
+        return "BMP"
+    if not data:
+        raise BadImage(f"the image has no bytes; send the content of a {_READABLE} file")
+    raise BadImage(f"the image looks like {_appearance(data)}; send a {_READABLE} file")
+
+
+def _appearance(data: bytes) -> str:
+    if data[4:8] == b"ftyp":
+        return "a HEIC, AVIF or video file"
+    start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for magic, name in _FOREIGN:
+        if data.startswith(magic) or start.startswith(magic.lower()):
+            return name
+    return "no image format that this service knows"
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise TooLarge(
+            f"the image has {width} x {height} = {width * height:,} pixels, at most "
+            f"{max_pixels:,} are accepted; scale it down first (SEGVLM_MAX_PIXELS sets the limit)",
+            max_pixels,
+        )
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a WebP's canvas, from its first chunk (RFC 9649, section 2)."""
+    chunk, body = data[12:16], data[20:30]
+    if chunk == b"VP8X" and len(body) == 10:
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if chunk == b"VP8L" and len(body) >= 5:
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if chunk == b"VP8 " and len(body) == 10:
+        width, height = struct.unpack_from("<HH", body, 6)
+        return width & 0x3FFF, height & 0x3FFF
+    raise BadImage("the WebP image is cut short or damaged; send the whole file again")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) if there is none or the block is broken."""
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # a photo with a damaged EXIF block is still a photo
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit greyscale: Pillow's own conversion clips at 255, which makes it white.
+        grey = np.asarray(image).astype(np.uint32)
+        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an exception's text, short enough for a client."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -1,0 +1,138 @@
+"""Pure ASGI middleware: what every request gets, whatever its route.
+
+Starlette's request-response middleware is not used: behind it a route never sees a disconnect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import InternalError, QueueFull, ServiceError, TooLarge, UploadTooSlow
+from service.metrics import Metrics
+from service.settings import Settings
+
+logger = logging.getLogger("segvlm.request")
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_UNMATCHED = "unmatched"  # one label for all paths that no route has, or a scanner makes thousands
+
+
+class RequestObserver:
+    """Gives each request an id, counts and times it, and answers what nothing else caught."""
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, problem: Callable[[Scope, ServiceError], Response]
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._problem = problem
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        started = time.monotonic()
+        self._metrics.inflight.inc()
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            if status:
+                raise  # the answer has begun; only closing the connection is left
+            await self._problem(scope, InternalError())(scope, receive, send_with_id)
+        finally:
+            self._metrics.inflight.dec()
+            route = getattr(scope.get("route"), "path", _UNMATCHED)
+            self._metrics.requests.labels(route, str(status or 500)).inc()
+            self._metrics.request_seconds.labels(route).observe(time.monotonic() - started)
+
+
+class BodyLimit:
+    """Bounds what is read: bytes of one body, bytes of all bodies in memory, seconds of an upload.
+
+    Counts what arrives, so a missing or false Content-Length changes nothing. The errors are
+    raised out of `receive`, inside the application, and take the way of every other error.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._buffered = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        upload = _Upload(receive, Headers(scope=scope).get("content-length", ""), self._settings)
+
+        async def bounded_receive() -> Message:
+            message = await upload.receive()
+            size = len(message.get("body", b""))
+            if self._buffered + size > self._settings.max_buffered_bytes:
+                raise QueueFull(retry_after=1.0)
+            self._buffered += size
+            upload.counted += size
+            return message
+
+        try:
+            await self._app(scope, bounded_receive, send)
+        finally:
+            self._buffered -= upload.counted
+
+
+class _Upload:
+    """One body on its way in; `counted` of its bytes are in the sum of all."""
+
+    def __init__(self, receive: Receive, declared: str, settings: Settings) -> None:
+        self.counted = 0
+        self._receive = receive
+        self._declared = int(declared[:18]) if declared.isascii() and declared.isdigit() else 0
+        self._settings = settings
+        self._arrived = 0
+        self._complete = False
+        self._deadline = asyncio.get_running_loop().time() + settings.upload_timeout
+
+    async def receive(self) -> Message:
+        if self._complete:  # now the only message to come is the disconnect, at any time
+            return await self._receive()
+        self._check(self._declared)
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise UploadTooSlow(self._settings.upload_timeout) from None
+        if message["type"] == "http.request":
+            self._arrived += len(message.get("body", b""))
+            self._check(self._arrived)
+            self._complete = not message.get("more_body", False)
+        return message
+
+    def _check(self, size: int) -> None:
+        limit = self._settings.max_body_bytes
+        if size > limit:
+            raise TooLarge(
+                f"the request's body is longer than {limit:,} bytes; send a smaller or more "
+                "compressed image (SEGVLM_MAX_BODY_BYTES sets the limit)",
+                limit,
+            )

@@ -1,0 +1,1 @@
+"""One file for each family of routes. Routes are thin: parse, await, answer; none holds a `try`."""

@@ -1,0 +1,90 @@
+"""uvicorn with our way of stopping: refuse what is new, finish what was accepted, then exit."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from types import FrameType
+
+import uvicorn
+
+from service.app import create_app
+from service.engine import Engine
+from service.settings import Settings
+
+logger = logging.getLogger("segvlm.server")
+
+
+class Server(uvicorn.Server):
+    """Serves until a signal or the death of the engine's worker.
+
+    First SIGTERM or SIGINT: readiness goes, new requests get 503, accepted ones are finished;
+    after `drain_seconds`, when none is left, the listener closes. At `shutdown_timeout` it closes
+    in any case. A second signal stops at once. `exit_code` is 1 if the worker died.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        super().__init__(
+            uvicorn.Config(
+                create_app(settings, engine),
+                host=settings.host,
+                port=settings.port,
+                access_log=settings.access_log,
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=round(settings.shutdown_timeout),
+            )
+        )
+        self.exit_code = 0
+        self._settings = settings
+        self._engine = engine
+        self._announced = False
+        self._told_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Runs inside a signal handler, so it only notes; `on_tick` acts within 0.1 s.
+
+        Does not call uvicorn's own, which raises the signal again at the end: a stop that went
+        well ends with status 0.
+        """
+        if self._told_at is None:
+            self._told_at = time.monotonic()
+            return
+        self.should_exit = True
+        self.force_exit = sig == signal.SIGINT
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second by uvicorn."""
+        if not self._announced and self._engine.ready:
+            self._announced = True
+            self._announce()
+        if self._told_at is not None:
+            self._drain(time.monotonic() - self._told_at)
+        elif not self._engine.alive:
+            logger.critical("the model's worker has died; exiting for the supervisor to restart")
+            self.exit_code = 1
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    def _drain(self, elapsed: float) -> None:
+        if not self._engine.draining:
+            logger.info("stopping: %d images in flight are finished first", self._engine.images)
+            self._engine.drain()
+        left = self._settings.shutdown_timeout - elapsed
+        if left <= 0 or (elapsed >= self._settings.drain_seconds and not self._engine.images):
+            self.config.timeout_graceful_shutdown = max(1, round(left))
+            self.should_exit = True
+
+    def _announce(self) -> None:
+        """One line for a person: what runs where, and a command to try."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        shown = "localhost" if host in ("0.0.0.0", "::", "127.0.0.1") else host
+        url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+        spec = self._engine.spec
+        print(
+            f"{spec.name} {spec.version} ({self._engine.backend_name}) is ready on {url} "
+            f'(API at {url}/docs) - try: curl -F image=@photo.jpg -F "expression=the dog" '
+            f"{url}/segment",
+            flush=True,
+        )
