@@ -47,10 +47,10 @@ def evaluate(
 ) -> EvaluationReport:
     """Score `predictor` over all phrases of a split; every image is encoded once.
 
-    A mask is where the probability is at least `threshold`, at the image's original size.
-    `probes=False` leaves the three probes out and costs about half. `image_ids` restricts to some
-    of the split's images. Raises ValueError for a threshold outside (0, 1), for a split without
-    phrases, and for photos that do not have the stored size.
+    A mask is where the probability exceeds `threshold`, as in the service, at the image's original
+    size. `probes=False` leaves the three probes out and costs about half. `image_ids` restricts to
+    some of the split's images. Raises ValueError for a threshold outside (0, 1), for a split
+    without phrases, and for photos that do not have the stored size.
     """
     _check_threshold(threshold)
     ids = _image_ids(store, split, image_ids)
@@ -59,7 +59,7 @@ def evaluate(
         phrases = store.phrases(image_id)
         texts = _texts(phrases, probes)
         maps = predictor.predict(_photo(store, image_id), texts)
-        masks = {text: each >= threshold for text, each in zip(texts, maps, strict=True)}
+        masks = {text: each > threshold for text, each in zip(texts, maps, strict=True)}
         tally.add(phrases, store.image(image_id).source, masks)
     return tally.report(split, threshold, len(ids))
 
@@ -92,7 +92,7 @@ def sweep(
         for phrase in phrases:
             target = decode_rle(phrase.rle)
             for threshold, score in scores.items():
-                score.add(probability[phrase.phrase] >= threshold, target)
+                score.add(probability[phrase.phrase] > threshold, target)
     return {threshold: score.summary() for threshold, score in scores.items()}
 
 

@@ -88,7 +88,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> PhraseStore:
     batch.append((rows[-1], stream.getvalue(), []))
     with PhraseStoreWriter(path, {"made": "by a test"}) as writer:
         writer.add(batch, {})
-        writer.finish(rows, {})
+        writer.finish([row.image_id for row in rows], {})
     return PhraseStore(path)
 
 
@@ -229,6 +229,8 @@ def test_without_probes_only_the_phrases_are_asked(store: PhraseStore) -> None:
 def test_the_threshold_decides(store: PhraseStore) -> None:
     predictor = FakePredictor(store, oracle)  # 0.9 on the target
     assert evaluate(predictor, store, "val", 0.89, progress=False).mean_iou == 1
+    at = float(np.float32(0.9))  # above it is inside, as in the service; at it is not
+    assert evaluate(predictor, store, "val", at, progress=False).mean_iou == 0
     assert evaluate(predictor, store, "val", 0.95, progress=False).mean_iou == 0
 
 
