@@ -1,8 +1,9 @@
 # One door for every tool. `make help` lists the targets.
 
 PYTHON ?= python3
-PORT   ?= 8000
-HOST   ?= 127.0.0.1
+PORT   ?= $(or $(SEGVLM_PORT),8000)
+# On a person's machine only that machine is answered; SEGVLM_HOST=0.0.0.0 opens it.
+export SEGVLM_HOST ?= 127.0.0.1
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -19,8 +20,8 @@ PINS        := pyproject.toml constraints.txt
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-serve: $(SERVE_STAMP) ## start the service with the bundled model (PORT=8000, HOST=127.0.0.1)
-	@exec $(BIN)/python -m service serve --host $(HOST) --port $(PORT)
+serve: $(SERVE_STAMP) ## start the service with the bundled model (PORT=9000 for another port)
+	@exec $(BIN)/python -m service serve --port $(PORT)
 
 test: $(FULL_STAMP) ## run the tests (PYTEST_ARGS="-k letterbox" to choose)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
