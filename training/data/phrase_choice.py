@@ -1,0 +1,104 @@
+"""Which of an image's possible phrases are kept: limits, balance, the smallest target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+LAYOUT_KINDS = frozenset({"position", "size", "ordinal"})
+_ACHROMATIC = frozenset({"black", "grey", "white"})
+
+
+@dataclass(frozen=True)
+class PhraseLimits:
+    """The most phrases of an image, by kind and in all.
+
+    The order of `per_kind` is the order in which kinds take turns.
+    """
+
+    per_image: int = 16
+    per_kind: tuple[tuple[str, int], ...] = (
+        ("class", 7),
+        ("colour", 4),
+        ("position", 4),
+        ("relation", 4),
+        ("ordinal", 3),
+        ("size", 2),
+        ("plural", 2),
+    )
+
+
+DEFAULT_LIMITS = PhraseLimits()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A phrase before it is chosen.
+
+    Attributes:
+        target: indices of the matching instances of the class `class_name`.
+        swapped_target: the same for the phrase with left and right exchanged; empty when
+            nothing matches it or it is not decided.
+        telling: the target is not the whole class, so the words beyond the class matter.
+    """
+
+    kind: str
+    class_name: str
+    phrase: str
+    target: tuple[int, ...]
+    telling: bool
+    swapped_target: tuple[int, ...] = ()
+
+
+def choose(
+    by_kind: Mapping[str, Sequence[Candidate]],
+    limits: PhraseLimits,
+    layout_limit: int | None,
+    rng: Random,
+) -> list[Candidate]:
+    """A balanced choice: the kinds take turns, and telling phrases go first.
+
+    `layout_limit` bounds the position, size and ordinal phrases together (None: no bound).
+    """
+    queues = {}
+    for kind, most in limits.per_kind:
+        queue = list(by_kind.get(kind, ()))
+        rng.shuffle(queue)
+        queue.sort(key=lambda candidate: not candidate.telling)
+        if kind == "relation":
+            queue = _few_plain(queue)
+        elif kind == "colour":
+            queue = _few_without_hue(queue)
+        queues[kind] = queue[:most]
+    chosen: list[Candidate] = []
+    layout_left = limits.per_image if layout_limit is None else layout_limit
+    while any(queues.values()) and len(chosen) < limits.per_image:
+        for kind, queue in queues.items():
+            if not queue or len(chosen) == limits.per_image:
+                continue
+            candidate = queue.pop(0)
+            if kind in LAYOUT_KINDS:
+                if layout_left == 0:
+                    continue
+                layout_left -= 1
+            chosen.append(candidate)
+    return chosen
+
+
+def _few_plain(queue: list[Candidate]) -> list[Candidate]:
+    """At most one relation that holds for all of its class: it tells nothing apart."""
+    telling = [candidate for candidate in queue if candidate.telling]
+    return telling + [candidate for candidate in queue if not candidate.telling][:1]
+
+
+def _few_without_hue(queue: list[Candidate]) -> list[Candidate]:
+    """Each of black, grey and white once at most: clothes are black too often to learn from."""
+    seen: set[str] = set()
+    kept = []
+    for candidate in queue:
+        words = _ACHROMATIC.intersection(candidate.phrase.split())
+        if not words & seen:
+            kept.append(candidate)
+        seen |= words
+    return kept
