@@ -29,6 +29,7 @@ REQUIRED_FILES = (TOKENIZER_FILE, *GRAPH_FILES)
 DEFAULT_BUNDLE = Path(__file__).resolve().parent / "bundles" / "segvlm-lite"
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_RETIRED = "old"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -202,26 +203,23 @@ def write_bundle(
         document = replace(config, files=hashes).to_json()
         _write_durably(content / CONFIG_FILE, document.encode("utf-8"))
         Bundle.load(content)
-        _put_in_place(content, target, staging / "old")
+        if target.exists():
+            os.rename(target, staging / _RETIRED)
+        os.rename(content, target)  # fails, rightly, if somebody made a bundle there meanwhile
     except OSError as error:
         raise BundleError(f"cannot write the bundle {directory}: {error}") from error
     finally:
         if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+            _clear(staging, target)
     return Bundle.load(target, verify=False)
 
 
-def _put_in_place(content: Path, target: Path, retired: Path) -> None:
-    """Rename `content` to `target`; what was there goes to `retired`, or back on a failure."""
-    if not target.exists():
-        os.rename(content, target)  # fails, rightly, if somebody made a bundle there meanwhile
-        return
-    os.rename(target, retired)
-    try:
-        os.rename(content, target)
-    except OSError:
+def _clear(staging: Path, target: Path) -> None:
+    """Remove `staging`, but first bring an old bundle back that no new one has replaced."""
+    retired = staging / _RETIRED
+    if retired.exists() and not target.exists():
         os.rename(retired, target)
-        raise
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _check_sources(files: Mapping[str, str | Path]) -> None:
