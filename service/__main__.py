@@ -18,7 +18,7 @@ from service.errors import CallerError, ServiceError
 from service.metrics import Metrics
 from service.negotiation import AnswerKind
 from service.pipeline import Answer, Pipeline
-from service.request_parsing import SegmentTask, validate_options
+from service.request_parsing import SegmentTask, check_expressions, validate_options
 from service.settings import Settings, load_settings
 
 _KINDS = {
@@ -100,6 +100,7 @@ def _segment(options: argparse.Namespace) -> int:
     if kind.name != "json" and options.out is None:
         raise ValueError(f"--format {chosen} is a picture; name its file with --out")
     settings = load_settings(bundle=options.bundle, backend=options.backend)
+    check_expressions(options.expressions, settings)
     task = SegmentTask(
         image=options.photo.read_bytes(),
         expressions=tuple(options.expressions),

@@ -16,7 +16,6 @@ from starlette.types import Scope
 from service.engine import Engine
 from service.errors import (
     PROBLEM_MEDIA_TYPE,
-    CallerError,
     ClientGone,
     InternalError,
     MethodUnknown,
@@ -80,9 +79,9 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
 
     async def answer_error(request: Request, error: Exception) -> Response:
         known = _in_tree(request, error)
-        if not isinstance(known, CallerError):
+        if known.status == 500:  # the rest is no surprise: the metrics count it
             request_id = request.state.request_id
-            logger.error("request %s: %s", request_id, known.detail, exc_info=known.__cause__)
+            logger.error("request %s: %s", request_id, known.title, exc_info=known.__cause__)
         return problem(request.scope, known)
 
     for kind in (ServiceError, HTTPException, ClientDisconnect):

@@ -70,7 +70,7 @@ def parse_task(raw: RawRequest, settings: Settings) -> SegmentTask:
         options = _merge(query, document.model_dump(include=set(_OPTIONS), exclude_unset=True))
     else:
         raise UnsupportedMedia(f"Content-Type {raw.content_type!r} is not supported; {_HINT}")
-    _check_expressions(expressions, settings)
+    check_expressions(expressions, settings)
     return SegmentTask(image, tuple(expressions), validate_options(options))
 
 
@@ -113,7 +113,8 @@ def _faults(error: ValidationError) -> list[tuple[str, str]]:
     ]
 
 
-def _check_expressions(expressions: Sequence[str], settings: Settings) -> None:
+def check_expressions(expressions: Sequence[str], settings: Settings) -> None:
+    """Raise InvalidField for too many expressions, and for each that is empty or too long."""
     if len(expressions) > settings.max_expressions:
         raise InvalidField(
             [
