@@ -43,14 +43,17 @@ def deform_conv2d_by_sampling(x: Tensor, offset: Tensor, weight: Tensor) -> Tens
         (B, O, H, W)
     """
     batch, channels, height, width = x.shape
-    offset = offset.float().view(batch, 9, 2, height, width)
+    # bfloat16 coordinates would be off by a tenth of a pixel.
+    exact = torch.promote_types(x.dtype, torch.float32)
+    offset = offset.to(exact).view(batch, 9, 2, height, width)
     tap = torch.arange(9, device=x.device)
     rows = torch.arange(height, device=x.device).view(1, 1, height, 1)
     columns = torch.arange(width, device=x.device).view(1, 1, 1, width)
     y = rows + (tap // 3 - 1).view(1, 9, 1, 1) + offset[:, :, 0]
     across = columns + (tap % 3 - 1).view(1, 9, 1, 1) + offset[:, :, 1]
-    # In pixels with align_corners; max() keeps a side of one pixel from dividing by zero.
-    grid = torch.stack((2 * across / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1), dim=-1)
-    taps = F.grid_sample(x, grid.flatten(1, 2).to(x.dtype), align_corners=True)
-    out = weight.flatten(1) @ taps.view(batch, channels * 9, -1)
+    # Pixel centres between -1 and 1, the edges of the map; with align_corners=True a side of one
+    # pixel would have no outside.
+    grid = torch.stack(((2 * across + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
+    taps = F.grid_sample(x.to(exact), grid.flatten(1, 2), align_corners=False)
+    out = weight.flatten(1) @ taps.view(batch, channels * 9, -1).to(weight.dtype)
     return out.view(batch, -1, height, width)
