@@ -307,7 +307,7 @@ def test_the_lite_preset_is_small() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("switches", itertools.product([False, True], repeat=3))
+@pytest.mark.parametrize("switches", list(itertools.product([False, True], repeat=3)))
 def test_switches_are_independent(switches: tuple[bool, bool, bool]) -> None:
     on = dict(zip(SWITCHES, switches, strict=True))
     model = lively(small("segvlm-lite", **on))
@@ -326,7 +326,7 @@ def test_switches_off_make_cris() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("switches", itertools.product([False, True], repeat=3))
+@pytest.mark.parametrize("switches", list(itertools.product([False, True], repeat=3)))
 def test_the_block_is_its_equations(switches: tuple[bool, bool, bool]) -> None:
     """x_fused = SE(ReLU(BN(phi(u)))) + residual(u); zero offsets, so phi is the convolution."""
     torch.manual_seed(0)

@@ -1,0 +1,283 @@
+"""An exported bundle answers what the network answers, or is not written."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from model.bundle import Bundle, BundleConfig
+from model.config import PRESETS, preset_config
+from model.deformable import DeformableConv2d
+from model.segvlm import SegVLM, build_segvlm
+from model.tokenizer import clip_tokenizer
+from training import export
+from training.export import ExportError, export_bundle, non_standard_operators
+from training.parity import Graphs, compare, complaints, random_requests, split_requests
+
+GRAPHS = ("image_encoder", "text_encoder", "mask_decoder")
+PHRASES = [
+    "the dog",
+    "a man in a red shirt on the left",
+    "zebra",
+    "left",
+    "second cup from the left",
+]
+
+
+def lively(preset: str, **overrides: Any) -> SegVLM:
+    """Random weights under which everything matters: offsets and statistics are not zero."""
+    torch.manual_seed(0)
+    model = build_segvlm(preset_config(preset, **overrides))
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(0.5, 1.5)
+            elif isinstance(module, DeformableConv2d):
+                module.offset.bias.uniform_(-2, 2)
+                module.offset.weight.normal_(std=0.01)
+    return model
+
+
+def write(model: SegVLM, out: Path, **changes: Any) -> BundleConfig:
+    settings: dict[str, Any] = {
+        "name": "test-model",
+        "version": "1",
+        "threshold": 0.35,
+        "training": {"data": "none"},
+        "scores": {"miou": 0.5},
+    }
+    return export_bundle(model, clip_tokenizer(), out, **settings | changes)
+
+
+def real_inputs(model: SegVLM) -> tuple[np.ndarray, np.ndarray]:
+    size, count = model.config.image_size, len(PHRASES)
+    ramp = np.linspace(0, 255, size, dtype=np.uint8)
+    images = np.stack([np.roll(ramp, 9 * i)[None, :, None].repeat(size, 0) for i in range(count)])
+    tokens = clip_tokenizer().encode(PHRASES, model.config.word_length).tokens
+    return images.repeat(3, -1), tokens
+
+
+@pytest.fixture(scope="module")
+def model() -> SegVLM:
+    return lively("segvlm-lite", image_size=64)
+
+
+@pytest.fixture(scope="module")
+def bundle(model: SegVLM, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("export") / "bundle"
+    write(model, out, real_inputs=real_inputs(model))
+    return Bundle.load(out)
+
+
+@pytest.fixture
+def reuse(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports take the graphs of `bundle` instead of making them again."""
+
+    def copy_graphs(_: SegVLM, directory: Path) -> None:
+        for name in GRAPHS:
+            shutil.copy(bundle.file(f"{name}.onnx"), directory)
+
+    monkeypatch.setattr(export, "export_graphs", copy_graphs)
+
+
+def test_the_bundle_says_what_it_is(bundle: Bundle, model: SegVLM) -> None:
+    config = bundle.config
+    assert (config.name, config.version, config.threshold) == ("test-model", "1", 0.35)
+    assert (config.preset, config.image_size, config.word_length) == ("segvlm-lite", 64, 17)
+    assert (config.mean, config.std) == (model.config.mean, model.config.std)
+    assert (config.training, config.scores) == ({"data": "none"}, {"miou": 0.5})
+    assert set(config.files) == {"tokenizer.json", *(f"{name}.onnx" for name in GRAPHS)}
+    assert config.parity["onnxruntime"] == onnxruntime.__version__
+    for kind, pairs in (("random", 1 + 2 + 6), ("real", 5 + 6)):
+        measured = config.parity[kind]
+        assert measured["pairs"] == pairs
+        assert 0 < measured["logits"] <= 1e-3
+        assert measured["pad_mask"] == 0
+        assert measured["mask_iou"] >= 0.999
+
+
+def test_exporting_leaves_the_model_in_training(bundle: Bundle, model: SegVLM) -> None:
+    assert model.training
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs_are_standard_onnx_with_a_free_batch(bundle: Bundle, name: str) -> None:
+    path = bundle.file(f"{name}.onnx")
+    onnx.checker.check_model(str(path), full_check=True)
+    assert non_standard_operators(path) == []
+    graph = onnx.load(path)
+    assert [(opset.domain, opset.version >= 19) for opset in graph.opset_import] == [("", True)]
+    for value in (*graph.graph.input, *graph.graph.output):
+        batch, *rest = value.type.tensor_type.shape.dim
+        assert batch.dim_param == "batch"
+        assert all(size.dim_value > 0 for size in rest)
+    deformable = [node for node in graph.graph.node if node.op_type == "DeformConv"]
+    assert [node.domain for node in deformable] == ([""] if name == "mask_decoder" else [])
+    # Inference graphs: every normalisation after a convolution is inside the convolution.
+    if name == "image_encoder":
+        assert "BatchNormalization" not in {node.op_type for node in graph.graph.node}
+
+
+def test_names_and_types_of_inputs_and_outputs(bundle: Bundle) -> None:
+    found = {}
+    for name in GRAPHS:
+        session = onnxruntime.InferenceSession(bundle.file(f"{name}.onnx"))
+        ends = (session.get_inputs(), session.get_outputs())
+        found[name] = [[(value.name, value.type) for value in end] for end in ends]
+    pyramid = [(name, "tensor(float)") for name in ("p3", "p4", "p5")]
+    text = [("words", "tensor(float)"), ("state", "tensor(float)"), ("pad_mask", "tensor(bool)")]
+    assert found == {
+        "image_encoder": [[("image", "tensor(uint8)")], pyramid],
+        "text_encoder": [[("tokens", "tensor(int64)")], text],
+        "mask_decoder": [[*pyramid, *text], [("logits", "tensor(float)")]],
+    }
+
+
+def test_the_bundle_answers_like_the_model_from_its_own_tokenizer(
+    bundle: Bundle, model: SegVLM
+) -> None:
+    images, _ = real_inputs(model)
+    tokens = bundle.tokenizer().encode(PHRASES, 17).tokens
+    eager = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        expected = eager(torch.from_numpy(images), torch.from_numpy(tokens)).numpy()
+    requests = list(split_requests(images, tokens))
+    graphs = Graphs(bundle.path)
+    answered = np.concatenate([graphs.answer(request)["logits"] for request in requests[:-1]])
+    assert np.abs(answered - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+@pytest.mark.usefixtures("reuse")
+@pytest.mark.parametrize(
+    ("parameter", "told"),
+    [
+        ("projector.mix.bias", "logits differs"),
+        ("projector.enhancement.spatial.offset.bias", "logits differs"),
+        ("text_encoder.ln_final.weight", "words differs"),
+        ("neck.lateral4.1.bias", "p4 differs"),
+    ],
+)
+def test_a_graph_that_differs_is_not_written(
+    model: SegVLM, tmp_path: Path, parameter: str, told: str
+) -> None:
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.get_parameter(parameter).add_(0.5)
+    with pytest.raises(ExportError, match=told):
+        write(other, tmp_path / "made" / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("reuse")
+def test_broken_weights_are_not_written(model: SegVLM, tmp_path: Path) -> None:
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.get_parameter("projector.mix.bias").fill_(math.nan)
+    with pytest.raises(ExportError, match="logits is not finite"):
+        write(other, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("reuse")
+def test_difference_on_real_input_alone_is_found(model: SegVLM, tmp_path: Path) -> None:
+    """One token's embedding is another: only an expression with that word tells."""
+    other = copy.deepcopy(model)
+    images, tokens = real_inputs(model)
+    with torch.no_grad():
+        other.text_encoder.token_embedding.weight[tokens[2, 1]].add_(1.0)
+    with pytest.raises(ExportError, match="on real input"):
+        write(other, tmp_path / "bundle", real_inputs=(images, tokens))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("reuse")
+def test_an_existing_bundle_gives_way_only_when_told(model: SegVLM, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    write(model, out)
+    with pytest.raises(ExportError, match="exists"):
+        write(model, out, version="2")
+    assert Bundle.load(out).config.version == "1"
+    write(model, out, version="2", overwrite=True)
+    assert Bundle.load(out).config.version == "2"
+
+
+@pytest.mark.usefixtures("reuse")
+def test_real_inputs_of_another_size_are_refused(model: SegVLM, tmp_path: Path) -> None:
+    images, tokens = real_inputs(model)
+    for wrong in ((images[:, :32], tokens), (images, tokens[:, :9]), (images[:0], tokens[:0])):
+        with pytest.raises(ExportError, match="real_inputs must be"):
+            write(model, tmp_path / "bundle", real_inputs=wrong)
+
+
+def test_foreign_operators_are_named(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Sharpen", ["x"], ["y"], domain="vendor")
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in "xy"]
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("vendor", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets), tmp_path / "g.onnx")
+    assert non_standard_operators(tmp_path / "g.onnx") == ["vendor::Sharpen"]
+
+
+def test_masks_that_disagree_are_told() -> None:
+    measured = dict.fromkeys(("p3", "p4", "p5", "words", "state", "pad_mask", "logits"), 0.0)
+    assert complaints({**measured, "mask_iou": 0.9995}) == []
+    assert complaints({**measured, "mask_iou": 0.998}) == ["the masks' IoU is only 0.9980"]
+    assert "logits" in complaints({**measured, "logits": math.nan, "mask_iou": 1.0})[0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 13])
+def test_requests_cover_every_pair_once_and_mix(count: int) -> None:
+    images = np.arange(count)
+    *batches, mixed = split_requests(images, images + 100)
+
+    def pairs(indices: Sequence[int], texts: Sequence[int]) -> list[tuple[int, int]]:
+        return list(zip(indices, texts, strict=True))
+
+    met = [
+        (int(request.images[i]), int(request.tokens[j]))
+        for request in batches
+        for i, j in pairs(request.image_of, request.text_of)
+    ]
+    assert met == [(i, i + 100) for i in range(count)]
+    assert len(batches[0].images) == 1
+    assert len(pairs(mixed.image_of, mixed.text_of)) == min(count, 2) * min(count, 3)
+
+
+def export_and_compare(model: SegVLM, directory: Path) -> dict[str, float]:
+    model.eval()
+    export.export_graphs(model, directory)
+    requests = random_requests(model.config.image_size, model.config.word_length)
+    return compare(model, Graphs(directory), requests, threshold=0.35)
+
+
+def test_clip_encoders_export(tmp_path: Path) -> None:
+    """CLIP's RN50, its attention pool and the paper's projector; few transformer layers."""
+    model = lively(
+        "segvlm-rn101",
+        image_encoder="clip-rn50",
+        image_size=96,
+        text_layers=1,
+        decoder_layers=1,
+        neck_widths=(64, 512, 128),
+        projector_width=64,
+        kernel_width=32,
+    )
+    assert complaints(export_and_compare(model, tmp_path)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset_exports_at_its_own_size(preset: str, tmp_path: Path) -> None:
+    assert complaints(export_and_compare(lively(preset), tmp_path)) == []
