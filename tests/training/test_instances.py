@@ -317,10 +317,12 @@ def test_limits_by_kind_and_image() -> None:
 
 
 def test_small_targets_are_dropped_and_counted() -> None:
-    image, instances = draw([Shape("dog", "red", (5, 40, 12, 47))])  # 49 pixels
+    """Each dog has 49 pixels, under the 64 of the rule, both together 98."""
+    dogs = [Shape("dog", "red", (5, 40, 12, 47)), Shape("dog", "red", (205, 40, 212, 47))]
+    image, instances = draw(dogs)
     made = make_phrases(image, instances, DEFAULT_POLICY, image_id="1")
-    assert not made.phrases
-    assert made.too_small == {"class": 1, "colour": 1}
+    assert {phrase.kind for phrase in made.phrases} == {"class", "plural"}
+    assert made.too_small == {"position": 2}
 
 
 def test_the_colour_of_a_tiny_thing_is_not_named() -> None:
