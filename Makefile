@@ -7,7 +7,9 @@ export SEGVLM_HOST ?= 127.0.0.1
 
 VENV := .venv
 BIN  := $(VENV)/bin
-PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
+# Python compiles what it imports when it first does; pip would compile everything.
+PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile \
+        -c constraints.txt
 
 # A stamp is newer than the files that decide what is installed, or the install runs again.
 SERVE_STAMP := $(VENV)/.installed-serve
