@@ -157,7 +157,11 @@ def test_thousands_of_mixtures(tokenizer: Tokenizer, reference: Any) -> None:
         pytest.param(range(0xF800, 0x10000), id="end of the basic plane"),
         pytest.param(range(0x10000, 0x13000), id="old scripts"),
         pytest.param(range(0x1BC00, 0x20000), id="symbols"),
-        pytest.param(range(0x0, sys.maxunicode + 1), id="all", marks=pytest.mark.slow),
+        pytest.param(
+            range(0x0, sys.maxunicode + 1),
+            id="all",
+            marks=[pytest.mark.slow, pytest.mark.timeout(1800)],
+        ),
     ],
 )
 def test_every_character_is_of_the_same_class(
