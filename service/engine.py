@@ -242,6 +242,8 @@ class Engine:
         logits = self._model.backend.decode(
             p3, p4, p5, np.stack(words), np.stack(state), np.stack(pad_mask)
         )
+        if not np.isfinite(logits).all():
+            raise FloatingPointError("the model answered values that are not finite")
         # A copy each: a view would keep the whole batch alive for the slowest of its readers.
         return [one.copy() for one in logits.astype(np.float32, copy=False)]
 

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
+from service.errors import NotAcceptable
+
 Mask = NDArray[np.bool_]
 Ring = list[tuple[int, int]]
 Box = tuple[int, int, int, int]
@@ -27,6 +29,7 @@ OuterOffsets = tuple[list[NDArray[np.float64]], list[NDArray[np.uint32]]]
 _PALETTE = (
     (213, 94, 0), (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233),
 )  # fmt: skip
+_LONGEST_JPEG_SIDE = 65_500  # libjpeg's own limit
 _TINT = 115  # of 255: how much of the colour covers the photo
 
 
@@ -137,13 +140,20 @@ class Overlay:
         self._labels.append(((box[0], box[1]), label, colour))
 
     def encode(self, media_type: str) -> bytes:
-        """The picture as `image/png` or `image/jpeg`, labels on top of all masks."""
+        """The picture as `image/png` or `image/jpeg`, labels on top of all masks.
+
+        Raises NotAcceptable if it is longer than a JPEG can be.
+        """
         draw = ImageDraw.Draw(self._canvas)
         for corner, label, colour in self._labels:
             self._draw_label(draw, corner, label, colour)
         if media_type == "image/png":
             return _png(self._canvas)
         assert media_type == "image/jpeg", media_type
+        if max(self._canvas.size) > _LONGEST_JPEG_SIDE:
+            raise NotAcceptable(
+                f"a JPEG has at most {_LONGEST_JPEG_SIDE} pixels on a side; accept image/png"
+            )
         buffer = BytesIO()
         self._canvas.save(buffer, "JPEG", quality=90)
         return buffer.getvalue()

@@ -7,8 +7,10 @@ the engine's thread. The same pipeline serves HTTP and the command line.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,10 +21,10 @@ from model.preprocess import Letterbox, letterbox_image
 from service import answers, mask_formats
 from service.answers import Finding, FoundMask
 from service.batcher import Completed
-from service.engine import Engine, ImageInput, TextInput
+from service.engine import Engine, EngineSlot, ImageInput, TextInput
 from service.errors import DeadlineExceeded, EngineStopped
 from service.image_input import decode_image
-from service.negotiation import AnswerKind
+from service.negotiation import AnswerKind, choose_answer
 from service.request_parsing import RawRequest, SegmentTask, parse_task
 from service.schemas import SegmentResult, Timings
 from service.settings import Settings
@@ -37,6 +39,15 @@ class Answer:
     body: bytes
     media_type: str
     timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """An admitted request: its slot, when it came and when it must be answered."""
+
+    slot: EngineSlot
+    started: float
+    deadline: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,32 +79,43 @@ class Pipeline:
         """Drop what has not started; running work ends by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def parse(self, raw: RawRequest) -> SegmentTask:
-        """`parse_task`, off the event loop."""
-        return await self._in_pool(lambda: parse_task(raw, self._settings))
+    async def answer(self, raw: RawRequest, accept: str) -> Answer:
+        """Parse and serve an HTTP request; `accept` is its Accept header.
+
+        The place in the queue comes first, so that an overloaded service refuses before it parses
+        or decodes anything. Being cancelled drops whatever has not started. Raises any member of
+        `service.errors` but those of the routing.
+        """
+        async with self._admitted() as place:
+            task = await self._in_pool(functools.partial(parse_task, raw, self._settings))
+            del raw  # the task has the image: two copies need not wait for the model
+            return await self._segment(place, task, choose_answer(task, accept))
 
     async def segment(self, task: SegmentTask, kind: AnswerKind) -> Answer:
-        """Serve one task. Being cancelled drops whatever of it has not started.
+        """Serve a task that is already parsed; as `answer` otherwise."""
+        async with self._admitted() as place:
+            return await self._segment(place, task, kind)
 
-        Raises members of `service.errors`: QueueFull, Draining, BadImage, TooLarge,
-        DeadlineExceeded, InferenceFailed, EngineStopped.
-        """
+    @asynccontextmanager
+    async def _admitted(self) -> AsyncIterator[_Place]:
+        """A place in the engine's queue until the answer, or until its deadline."""
         started = self._clock()
-        deadline = started + self._settings.request_timeout
+        seconds = self._settings.request_timeout
         try:
-            async with asyncio.timeout(self._settings.request_timeout):
+            async with asyncio.timeout(seconds):
                 with self._engine.admit() as slot:
-                    prepared = await self._in_pool(lambda: self._prepare(task))
-                    submitted = self._clock()
-                    outputs = await self._engine.submit(
-                        slot, prepared.image, prepared.texts, deadline
-                    )
-                    inferred = _collect(task, prepared, outputs, self._clock() - submitted)
-                    return await self._in_pool(
-                        lambda: self._finish(task, kind, prepared, inferred, started, deadline)
-                    )
+                    yield _Place(slot, started, started + seconds)
         except TimeoutError:
-            raise DeadlineExceeded(self._settings.request_timeout) from None
+            raise DeadlineExceeded(seconds) from None
+
+    async def _segment(self, place: _Place, task: SegmentTask, kind: AnswerKind) -> Answer:
+        prepared = await self._in_pool(lambda: self._prepare(task))
+        submitted = self._clock()
+        outputs = await self._engine.submit(
+            place.slot, prepared.image, prepared.texts, place.deadline
+        )
+        inferred = _collect(task, prepared, outputs, self._clock() - submitted)
+        return await self._in_pool(lambda: self._finish(place, task, kind, prepared, inferred))
 
     async def _in_pool(self, work: Callable[[], Value]) -> Value:
         try:
@@ -118,15 +140,14 @@ class Pipeline:
 
     def _finish(
         self,
+        place: _Place,
         task: SegmentTask,
         kind: AnswerKind,
         prepared: _Prepared,
         inferred: _Inferred,
-        request_started: float,
-        deadline: float,
     ) -> Answer:
         started = self._clock()
-        masks = self._masks(task, prepared.geometry, inferred.findings, deadline)
+        masks = self._masks(task, prepared.geometry, inferred.findings, place.deadline)
         picture = b""
         results: list[SegmentResult] = []
         if kind.name == "json":
@@ -145,7 +166,7 @@ class Pipeline:
             queue=_milliseconds(inferred.queue_seconds),
             inference=_milliseconds(inferred.inference_seconds),
             postprocess=_milliseconds(finished - started),
-            total=_milliseconds(finished - request_started),
+            total=_milliseconds(finished - place.started),
         )
         if kind.name == "json":
             spec = self._engine.spec

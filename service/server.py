@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from types import FrameType
 
@@ -51,8 +50,8 @@ class Server(uvicorn.Server):
         if self._told_at is None:
             self._told_at = time.monotonic()
             return
-        self.should_exit = True
-        self.force_exit = sig == signal.SIGINT
+        self.should_exit = self.force_exit = True
+        self.config.timeout_graceful_shutdown = 1
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second by uvicorn."""

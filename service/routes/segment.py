@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.errors import ClientGone
-from service.negotiation import choose_answer
 from service.openapi import SEGMENT_OPERATION, segment_responses
 from service.pipeline import Answer, Pipeline
 from service.request_parsing import RawRequest
@@ -32,14 +31,9 @@ async def segment(request: Request) -> Response:
     in one request than in several. With `Accept: image/png` and one expression the answer is the
     mask itself.
     """
-    raw = RawRequest(
-        body=await _read_body(request),
-        content_type=request.headers.get("content-type", ""),
-        content_encoding=request.headers.get("content-encoding", ""),
-        query=request.query_params.multi_items(),
-    )
+    pipeline: Pipeline = request.app.state.pipeline
     accept = ",".join(request.headers.getlist("accept"))
-    answer = await _while_connected(request, _answer(request.app.state.pipeline, raw, accept))
+    answer = await _while_connected(request, pipeline.answer(await _read(request), accept))
     return Response(
         answer.body,
         media_type=answer.media_type,
@@ -47,14 +41,14 @@ async def segment(request: Request) -> Response:
     )
 
 
-async def _answer(pipeline: Pipeline, raw: RawRequest, accept: str) -> Answer:
-    task = await pipeline.parse(raw)
-    return await pipeline.segment(task, choose_answer(task, accept))
-
-
-async def _read_body(request: Request) -> bytes:
-    """The whole body; `service.middleware.BodyLimit` bounds it."""
-    return b"".join([chunk async for chunk in request.stream()])
+async def _read(request: Request) -> RawRequest:
+    """The request with its whole body, which `service.middleware.BodyLimit` bounds."""
+    return RawRequest(
+        body=b"".join([chunk async for chunk in request.stream()]),
+        content_type=request.headers.get("content-type", ""),
+        content_encoding=request.headers.get("content-encoding", ""),
+        query=request.query_params.multi_items(),
+    )
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:

@@ -140,6 +140,24 @@ def test_fault_of_one_image_does_not_poison_the_cache(
     run(service, scenario)
 
 
+def test_answer_that_is_not_finite_is_a_fault_and_no_mask(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = service.backend.decode
+
+    def decode(*features: Any) -> Any:
+        logits = original(*features)
+        logits[0, 3, 3] = np.nan
+        return logits
+
+    async def scenario() -> None:
+        monkeypatch.setattr(service.backend, "decode", decode)
+        with pytest.raises(InferenceFailed):
+            await infer(service.engine, square(1), "x")
+
+    run(service, scenario)
+
+
 def test_features_of_the_wrong_shape_stop_the_warm_up(
     service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from service import mask_formats
+from service.errors import NotAcceptable
 from service.mask_formats import Overlay, Polygon, Ring
 
 # pycocotools 2.0.11 hands numpy 2 an object of the old protocol.
@@ -150,6 +151,13 @@ def test_overlay_of_nothing_is_the_photo() -> None:
     np.testing.assert_array_equal(
         np.asarray(Image.open(BytesIO(overlay.encode("image/png")))), photo
     )
+
+
+def test_overlay_too_long_for_a_jpeg_says_so() -> None:
+    overlay = Overlay(np.zeros((1, 65_501, 3), dtype=np.uint8))
+    with pytest.raises(NotAcceptable, match="image/png"):
+        overlay.encode("image/jpeg")
+    assert overlay.encode("image/png")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40_000), (40_000, 1), (3, 5)])

@@ -177,6 +177,32 @@ def test_death_of_the_worker_ends_the_process_with_a_failure(
     assert running.server.exit_code == 1
 
 
+def test_listener_stays_open_while_balancers_notice(serve: Callable[..., Running]) -> None:
+    running = serve(drain_seconds=0.5)
+    told = time.monotonic()
+    running.server.handle_exit(signal.SIGTERM, None)
+    wait_until(lambda: httpx.get(f"{running.url}/readyz").status_code == 503, "readiness to go")
+    running.thread.join(PATIENCE)
+    assert not running.thread.is_alive()
+    assert time.monotonic() - told >= 0.5
+    assert running.server.exit_code == 0
+
+
+def test_second_signal_does_not_wait_for_what_runs(
+    serve: Callable[..., Running], small_photo: bytes
+) -> None:
+    running = serve(shutdown_timeout=PATIENCE)
+    running.service.backend.gate.clear()
+    in_thread(lambda: running.post(small_photo, "never answered"))
+    assert running.service.backend.entered.wait(PATIENCE)
+    running.server.handle_exit(signal.SIGTERM, None)
+    wait_until(lambda: running.service.engine.draining, "the first signal to be seen")
+    assert running.thread.is_alive()
+    running.server.handle_exit(signal.SIGTERM, None)
+    running.thread.join(PATIENCE / 2)
+    assert not running.thread.is_alive()
+
+
 SERVE_SLOWLY = """
 import sys, time
 from pathlib import Path

@@ -1,0 +1,43 @@
+"""From logits to one entry of the answer: threshold, score, area, box."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from model.preprocess import letterbox_geometry
+from service.answers import Finding, describe, restore
+from service.schemas import SegmentOptions
+
+GEOMETRY = letterbox_geometry(64, 64, 64)
+
+
+def finding(logits: np.ndarray) -> Finding:
+    return Finding("the dog", False, logits.astype(np.float32))
+
+
+def test_pixel_at_the_threshold_is_outside() -> None:
+    found = restore(finding(np.zeros((16, 16))), GEOMETRY, threshold=0.5)
+    np.testing.assert_allclose(found.probability, 0.5, atol=1e-6)
+    exact = float(found.probability.max())
+    assert not restore(found.finding, GEOMETRY, threshold=exact).mask.any()
+    below = float(np.nextafter(np.float32(exact), np.float32(0)))
+    assert restore(found.finding, GEOMETRY, threshold=below).mask.any()
+
+
+def test_score_is_the_mean_probability_inside() -> None:
+    logits = np.full((16, 16), -20.0)
+    logits[4:12, 4:12] = 1.0
+    found = restore(finding(logits), GEOMETRY, threshold=0.5)
+    result = describe(found, SegmentOptions(format="none"))
+    assert result.score == pytest.approx(found.probability[found.mask].mean(), abs=1e-6)
+    assert result.area == found.mask.sum() > 0
+    assert result.mask is None
+
+
+def test_extreme_logits_are_certain_and_finite() -> None:
+    found = restore(finding(np.full((16, 16), 1e4)), GEOMETRY, threshold=0.5)
+    assert describe(found, SegmentOptions()).score == 1.0
+    nothing = restore(finding(np.full((16, 16), -1e4)), GEOMETRY, threshold=0.5)
+    assert describe(nothing, SegmentOptions()).score == 0.0
+    assert describe(nothing, SegmentOptions()).bbox is None
