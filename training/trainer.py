@@ -116,7 +116,7 @@ class Trainer:
             batch_size=None,
             sampler=range(self.step, self.config.optim.steps),
             num_workers=self.config.data.workers,
-            persistent_workers=False,
+            generator=torch.Generator(),  # of its own, or a resumed run's dropout would differ
         )
         started, waited = time.perf_counter(), 0.0
         fetched = time.perf_counter()
