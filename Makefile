@@ -2,8 +2,6 @@
 
 PYTHON ?= python3
 PORT   ?= $(or $(SEGVLM_PORT),8000)
-# On a person's machine only that machine is answered; SEGVLM_HOST=0.0.0.0 opens it.
-export SEGVLM_HOST ?= 127.0.0.1
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -22,8 +20,9 @@ PINS        := pyproject.toml constraints.txt
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# On a person's machine only that machine is answered; SEGVLM_HOST=0.0.0.0 opens it.
 serve: $(SERVE_STAMP) ## start the service with the bundled model (PORT=9000 for another port)
-	@exec $(BIN)/python -m service serve --port $(PORT)
+	@exec env SEGVLM_HOST="$${SEGVLM_HOST:-127.0.0.1}" $(BIN)/python -m service serve --port $(PORT)
 
 test: $(FULL_STAMP) ## run the tests (PYTEST_ARGS="-k letterbox" to choose)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
+import importlib
+import io
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,18 +50,14 @@ def make_targets(makefile: str) -> set[str]:
 
 
 @functools.cache
-def help_text(root: Path, module: str, *subcommand: str) -> str:
+def help_text(module: str, *subcommand: str) -> str:
     """What `python -m module subcommand --help` prints; an unknown subcommand fails here."""
-    finished = subprocess.run(
-        [sys.executable, "-m", module, *subcommand, "--help"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert finished.returncode == 0, f"python -m {module} {subcommand}: {finished.stderr}"
-    return finished.stdout
+    main = importlib.import_module(f"{module}.__main__").main
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as ended:
+        main([*subcommand, "--help"])
+    assert ended.value.code == 0, f"python -m {module} {subcommand} --help"
+    return printed.getvalue()
 
 
 def unknown_parts(words: list[str], root: Path) -> list[str]:
@@ -75,10 +72,10 @@ def unknown_parts(words: list[str], root: Path) -> list[str]:
         unknown += sorted(named - make_targets((root / "Makefile").read_text()))
     if "-m" in words[:-1] and (module := words[words.index("-m") + 1]) in {"service", "training"}:
         subcommand, *rest = words[words.index("-m") + 2 :]
-        if not re.search(rf"\b{re.escape(subcommand)}\b", help_text(root, module)):
+        if not re.search(rf"\b{re.escape(subcommand)}\b", help_text(module)):
             return [f"{module} {subcommand}"]
         options = {word.split("=")[0] for word in rest if word.startswith("--")}
-        known = set(re.findall(r"--[\w-]+", help_text(root, module, subcommand)))
+        known = set(re.findall(r"--[\w-]+", help_text(module, subcommand)))
         unknown += sorted(options - known)
     ours = re.compile(r"^(?:model|training|service|tests|docs|benchmarks)/")
     unknown += [word for word in words if ours.match(word) and not (root / word).exists()]
