@@ -64,7 +64,7 @@ def _read(path: Path) -> Any:
     if _is_torchscript(path):
         with warnings.catch_warnings():
             # Deprecated for models; OpenAI publishes CLIP in no other form.
-            warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", message=".*torch.jit.load.* is deprecated")
             return torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
     return torch.load(path, map_location="cpu", weights_only=True)
 
