@@ -64,16 +64,15 @@ def export_bundle(
 ) -> BundleConfig:
     """Export `model` as the bundle `out`, and prove it equal to the network.
 
-    Every graph runs in ONNX Runtime on random input, and on `real_inputs`, in batches of 1, 3, more
-    and with several expressions an image; each output must be within 1e-3 of the network's largest
-    value and the masks' IoU at least 0.999. The largest differences are stored in `parity`.
+    Every graph runs on random and `real_inputs`, in batches of 1, 3 and more; each output must be
+    within 1e-3 of its largest value, the masks' IoU at least 0.999. `parity` keeps the differences.
 
     Args:
         model: any preset; left as it is (an evaluation-mode copy on the CPU is exported).
         tokenizer: what the model was trained with.
         out: the directory to create; an existing bundle only gives way with `overwrite`.
         name, version: of the model, for whoever is served by it.
-        threshold: probability from which a pixel belongs to the mask.
+        threshold: probability above which a pixel belongs to the mask.
         training, scores: JSON values: how the model was made, what evaluation measured.
         real_inputs: letterboxed images (N, S, S, 3) uint8 and their expressions (N, L) int64.
 
@@ -109,7 +108,7 @@ def export_bundle(
             parity=parity,
         )
         files = {path.name: path for path in directory.iterdir()}
-        return write_bundle(out, description, files, overwrite=overwrite).config
+        return write_bundle(out, description, files, overwrite).config
 
 
 def _check_real_inputs(

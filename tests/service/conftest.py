@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from starlette.testclient import TestClient
 
-from model.bundle import DEFAULT_BUNDLE
 from service.app import create_app
 from service.backends.fake import COLOURS, FakeBackend, load_fake
 from service.engine import Engine
@@ -167,8 +166,6 @@ def small_photo() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def served_bundle() -> Path:
+def served_bundle(default_bundle: Path) -> Path:
     """The bundle that the repository ships."""
-    if not (DEFAULT_BUNDLE / "config.json").is_file():
-        pytest.skip(f"{DEFAULT_BUNDLE.name} is not exported yet, so there is no model to serve")
-    return DEFAULT_BUNDLE
+    return default_bundle
