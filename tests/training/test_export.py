@@ -278,6 +278,7 @@ def test_clip_encoders_export(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # the largest takes two minutes of two free cores
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_exports_at_its_own_size(preset: str, tmp_path: Path) -> None:
     assert complaints(export_and_compare(lively(preset), tmp_path)) == []
