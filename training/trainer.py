@@ -201,6 +201,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all(),  # empty without a GPU
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -215,6 +216,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best = state["step"], state["best"]
         torch.set_rng_state(state["rng"])
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
 
     def _open(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
