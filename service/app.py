@@ -33,7 +33,7 @@ logger = logging.getLogger("segvlm.request")
 DESCRIPTION = """\
 Send a photo and what to find in it, get the mask of that region:
 
-    curl -F image=@photo.jpg -F "expression=the dog" http://localhost:8000/segment
+    curl -F image=@photo.jpg -F "expression=the person" http://localhost:8000/segment
 """
 
 

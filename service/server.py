@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
         spec = self._engine.spec
         print(
             f"{spec.name} {spec.version} ({self._engine.backend_name}) is ready on {url} "
-            f'(API at {url}/docs) - try: curl -F image=@photo.jpg -F "expression=the dog" '
+            f'(API at {url}/docs) - try: curl -F image=@photo.jpg -F "expression=the person" '
             f"{url}/segment",
             flush=True,
         )
