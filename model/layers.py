@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,6 +35,24 @@ class SentenceBatchNorm(nn.BatchNorm1d):
                 input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         return super().forward(input)
+
+
+@contextmanager
+def running_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, batch norms of `module` normalise by their running statistics, also in training.
+
+    For one image of 32 x 32 pixels, whose stride-32 map is one value a channel: that has no batch
+    statistics, and torch raises.
+    """
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    modes = [norm.training for norm in norms]
+    for norm in norms:
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm, mode in zip(norms, modes, strict=True):
+            norm.training = mode
 
 
 def coordinates(x: Tensor) -> Tensor:

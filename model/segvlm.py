@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .config import SegVLMConfig
 from .decoder import VisionLanguageDecoder
 from .image_encoder import Pyramid, build_image_encoder
+from .layers import running_statistics
 from .neck import Neck
 from .projector import Projector
 from .text_encoder import TextEncoder
@@ -44,8 +45,7 @@ class SegVLM(nn.Module):
 
     def forward_normalized(self, image: Tensor, tokens: Tensor) -> Tensor:
         """The same from an image (B, 3, S, S) that is already normalised, float."""
-        pyramid = self.neck.project(*self.image_encoder(image))
-        return self.decode(*pyramid, *self.encode_text(tokens))
+        return self.decode(*self._pyramid(image), *self.encode_text(tokens))
 
     def encode_image(self, image: Tensor) -> Pyramid:
         """Encode images once for any number of expressions.
@@ -65,7 +65,7 @@ class SegVLM(nn.Module):
                 f"not {tuple(image.shape)}; model.preprocess.letterbox_image makes one"
             )
         normalized = (image.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
-        return self.neck.project(*self.image_encoder(normalized))
+        return self._pyramid(normalized)
 
     def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """tokens (B, L) int64 -> words (B, L, C), state (B, D), pad_mask (B, L), True = padding."""
@@ -75,6 +75,21 @@ class SegVLM(nn.Module):
         self, p3: Tensor, p4: Tensor, p5: Tensor, words: Tensor, state: Tensor, pad_mask: Tensor
     ) -> Tensor:
         """Answer expression i on image i: logits (B, S/4, S/4)."""
+        if self.training and p5.shape[0] * p5.shape[2] * p5.shape[3] == 1:
+            with running_statistics(self):
+                return self._decode(p3, p4, p5, words, state, pad_mask)
+        return self._decode(p3, p4, p5, words, state, pad_mask)
+
+    def _pyramid(self, image: Tensor) -> Pyramid:
+        """Normalised image (B, 3, S, S) -> p3, p4, p5."""
+        if self.training and image.shape[0] == 1 and image.shape[2:] == (32, 32):
+            with running_statistics(self):
+                return self.neck.project(*self.image_encoder(image))
+        return self.neck.project(*self.image_encoder(image))
+
+    def _decode(
+        self, p3: Tensor, p4: Tensor, p5: Tensor, words: Tensor, state: Tensor, pad_mask: Tensor
+    ) -> Tensor:
         x = self.neck(p3, p4, p5, state)
         x = self.decoder(x, words, pad_mask)
         return self.projector(x, p3, state)  # type: ignore[no-any-return]

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from io import BytesIO
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from training.data.lmdb_store import PhraseRecord, PhraseStore, decode_rle
@@ -58,7 +55,7 @@ def evaluate(
     for image_id in tqdm(ids, desc=f"evaluate {split}", unit="image", disable=not progress):
         phrases = store.phrases(image_id)
         texts = _texts(phrases, probes)
-        maps = predictor.predict(_photo(store, image_id), texts)
+        maps = predictor.predict(store.photo(image_id), texts)
         masks = {text: each > threshold for text, each in zip(texts, maps, strict=True)}
         tally.add(phrases, store.image(image_id).source, masks)
     return tally.report(split, threshold, len(ids))
@@ -87,7 +84,7 @@ def sweep(
     for image_id in tqdm(ids, desc=f"sweep {split}", unit="image", disable=not progress):
         phrases = store.phrases(image_id)
         texts = _texts(phrases, probes=False)
-        maps = predictor.predict(_photo(store, image_id), texts)
+        maps = predictor.predict(store.photo(image_id), texts)
         probability = dict(zip(texts, maps, strict=True))
         for phrase in phrases:
             target = decode_rle(phrase.rle)
@@ -213,17 +210,6 @@ def _texts(phrases: Iterable[PhraseRecord], probes: bool) -> list[str]:
                     yield phrase.swapped
 
     return list(dict.fromkeys(wanted()))
-
-
-def _photo(store: PhraseStore, image_id: str) -> NDArray[np.uint8]:
-    record = store.image(image_id)
-    photo = np.asarray(Image.open(BytesIO(store.jpeg(image_id))).convert("RGB"))
-    if photo.shape[:2] != (record.height, record.width):
-        raise ValueError(
-            f"the photo of image {image_id!r} is {photo.shape[0]} x {photo.shape[1]} but its "
-            f"record says {record.height} x {record.width}; prepare the store again"
-        )
-    return photo
 
 
 def _image_ids(store: PhraseStore, split: str, image_ids: Sequence[str] | None) -> list[str]:

@@ -35,8 +35,7 @@ class OnnxBackend:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1  # the graphs are chains; a second pool only competes
         options.log_severity_level = 3
-        # Idle workers that spin take the cores from the threads that decode and encode images: with
-        # every core busy, two spinning threads cost three times the CPU of the same inference.
+        # Idle workers that spin take the cores from the threads that decode and encode images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._image, self._text, self._mask = (
             _session(bundle, file, inputs, outputs, options)

@@ -166,6 +166,20 @@ def test_every_parameter_gets_a_gradient(preset: str, batch: int) -> None:
     check_gradients(small(preset), batch)
 
 
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_one_image_of_the_smallest_size_trains(preset: str) -> None:
+    """Its stride-32 map is a single pixel, of which there are no batch statistics."""
+    model = lively(small(preset)).train()
+    image = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
+    logits = model(image, inputs(1)[1])
+    logits.square().sum().backward()
+    assert logits.isfinite().all()
+    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert norms
+    assert all(norm.training for norm in norms), "the switch was put back"
+    assert model.projector.dynamic.kernel.weight.grad.abs().max() > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_parameter_gets_a_gradient_at_full_depth(preset: str) -> None:

@@ -6,7 +6,6 @@ on nothing but (seed, step), so a resumed run, or one with other workers, sees t
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -108,7 +106,7 @@ class TrainingBatches(Dataset[Batch]):
         )
 
     def _example(self, image_id: str, rng: np.random.Generator) -> _Example:
-        image = _read_photo(self.store, image_id)
+        image = self.store.photo(image_id)
         records = self.store.phrases(image_id)
         augment = self.data.augment
         example = None
@@ -167,12 +165,7 @@ def real_requests(
     """
     images, phrases = [], []
     for image_id in store.image_ids("val")[:count]:
-        square, _ = letterbox_image(_read_photo(store, image_id), size)
+        square, _ = letterbox_image(store.photo(image_id), size)
         images.append(square)
         phrases.append(store.phrases(image_id)[0].phrase)
     return np.stack(images), tokenizer.encode(phrases, length).tokens
-
-
-def _read_photo(store: PhraseStore, image_id: str) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(store.jpeg(image_id))) as photo:
-        return np.asarray(photo.convert("RGB"))

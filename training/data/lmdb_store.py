@@ -15,6 +15,7 @@ that a killed run continues after the last batch; readers refuse a store that is
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ from typing import Any
 import lmdb
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pycocotools import mask as mask_api
 
 from training.data.lmdb_file import (
@@ -262,6 +264,21 @@ class PhraseStore:
     def jpeg(self, image_id: str) -> bytes:
         """The photo's file content. Raises KeyError for an unknown id."""
         return self._get("jpeg", image_id)
+
+    def photo(self, image_id: str) -> npt.NDArray[np.uint8]:
+        """The photo's pixels, uint8 RGB (H, W, 3), as they are stored (no EXIF orientation).
+
+        Raises KeyError for an unknown id, StoreError if the size is not the record's.
+        """
+        with Image.open(io.BytesIO(self.jpeg(image_id))) as photo:
+            pixels = np.asarray(photo.convert("RGB"))
+        record = self.image(image_id)
+        if pixels.shape[:2] != (record.height, record.width):
+            raise StoreError(
+                f"the photo of image {image_id!r} is {pixels.shape[0]} x {pixels.shape[1]} but its "
+                f"record says {record.height} x {record.width}; prepare the store again"
+            )
+        return pixels
 
     def phrases(self, image_id: str) -> list[PhraseRecord]:
         """All phrases of an image. Raises KeyError for an unknown id."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from random import Random
 
@@ -69,9 +68,7 @@ def tint(pixels: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> npt.NDAr
 
 
 def _draw_cell(store: PhraseStore, image_id: str, phrase: PhraseRecord) -> Image.Image:
-    with Image.open(io.BytesIO(store.jpeg(image_id))) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    photo = Image.fromarray(tint(pixels, decode_rle(phrase.rle)))
+    photo = Image.fromarray(tint(store.photo(image_id), decode_rle(phrase.rle)))
     photo.thumbnail((_CELL - 4, _CELL - 4))
     cell = Image.new("RGB", (_CELL, _CELL + _CAPTION), "white")
     cell.paste(photo, ((_CELL - photo.width) // 2, (_CELL - photo.height) // 2))
