@@ -70,7 +70,9 @@ def test_the_documents_quote_its_scores(bundle: Bundle, repo_root: Path) -> None
 def test_evaluation_repeats_its_scores(bundle: Bundle, shared_dir: Path, tmp_path: Path) -> None:
     annotations = shared_dir / "data" / "photos" / "annotations.json"
     store, again = tmp_path / "photos.lmdb", tmp_path / "scores.json"
-    assert main(["prepare", "--annotations", str(annotations), "--out", str(store)]) == 0
+    assert (
+        main(["prepare", "instances", "--annotations", str(annotations), "--out", str(store)]) == 0
+    )
     command = ["evaluate", "--bundle", str(bundle.path), "--data", str(store)]
     assert main([*command, "--json", str(again)]) == 0
     measured: dict[str, Any] = json.loads(again.read_text("utf-8"))

@@ -75,7 +75,10 @@ def unknown_parts(words: list[str], root: Path) -> list[str]:
         if not re.search(rf"\b{re.escape(subcommand)}\b", help_text(module)):
             return [f"{module} {subcommand}"]
         options = {word.split("=")[0] for word in rest if word.startswith("--")}
-        known = set(re.findall(r"--[\w-]+", help_text(module, subcommand)))
+        path = [subcommand]
+        if rest and rest[0].isalnum() and "DATA_SET" in help_text(module, subcommand):
+            path.append(rest[0])
+        known = set(re.findall(r"--[\w-]+", help_text(module, *path)))
         unknown += sorted(options - known)
     ours = re.compile(r"^(?:model|training|service|tests|docs|benchmarks)/")
     unknown += [word for word in words if ours.match(word) and not (root / word).exists()]

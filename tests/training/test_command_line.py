@@ -22,7 +22,10 @@ def test_from_annotations_to_a_scored_bundle(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     store, sheet = tmp_path / "store.lmdb", tmp_path / "sheet.png"
-    assert main(["prepare", "--annotations", str(tiny_annotations), "--out", str(store)]) == 0
+    assert (
+        main(["prepare", "instances", "--annotations", str(tiny_annotations), "--out", str(store)])
+        == 0
+    )
     assert "train: 9 images" in capsys.readouterr().out
     assert main(["preview", "--data", str(store), "--count", "4", "--out", str(sheet)]) == 0
     assert np.asarray(Image.open(sheet)).std() > 10
@@ -73,7 +76,7 @@ def test_import_weights_tells_what_it_did(
         ["evaluate", "--bundle", "nowhere", "--data", "nowhere.lmdb"],
         ["train", "--config", "nowhere.yaml"],
         ["preview", "--data", "nowhere.lmdb", "--out", "sheet.png"],
-        ["prepare", "--annotations", "nowhere.json", "--out", "store.lmdb"],
+        ["prepare", "instances", "--annotations", "nowhere.json", "--out", "store.lmdb"],
     ],
 )
 def test_a_missing_file_ends_with_one_clear_line(

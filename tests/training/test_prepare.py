@@ -21,7 +21,8 @@ from training.data.coco_annotations import POLICIES, AnnotationPolicy, read_anno
 from training.data.lmdb_store import PhraseStore, decode_rle
 from training.data.phrase_templates import clean_category_name
 from training.data.preview import render_preview
-from training.prepare import PrepareReport, prepare_instances
+from training.data.store_building import PrepareReport
+from training.prepare import prepare_instances
 
 HEIGHT, WIDTH = 96, 128
 CATEGORIES = ["dog", "kite", "cloud", "bag", "purse"]
@@ -140,9 +141,10 @@ KILL_AFTER_TWO_BATCHES = """
 import os, signal, sys
 from pathlib import Path
 from training import prepare
+from training.data import store_building
 from training.data.lmdb_store import PhraseStoreWriter
 
-prepare._BATCH_IMAGES = 3
+store_building._BATCH_IMAGES = 3
 add, done = PhraseStoreWriter.add, []
 
 def add_and_die(self, batch, progress):
@@ -178,7 +180,7 @@ def test_a_killed_run_continues_to_the_same_content(
     assert result.returncode == -signal.SIGKILL
     stored = [key for key in contents(killed) if key.startswith(b"image/")]
     assert len(stored) == 5
-    monkeypatch.setattr("training.prepare._BATCH_IMAGES", 3)
+    monkeypatch.setattr("training.data.store_building._BATCH_IMAGES", 3)
     resumed, _ = prepare(coco, killed)
     straight, _ = prepare(coco, tmp_path / "straight.lmdb")
     assert contents(killed) == contents(tmp_path / "straight.lmdb")
@@ -277,7 +279,7 @@ def test_other_formats_are_stored_as_jpeg(coco: CocoFile, tmp_path: Path) -> Non
 def test_nothing_usable_is_an_error(coco: CocoFile, tmp_path: Path) -> None:
     coco.image([("dog", LEFT)])
     annotations = coco.save()
-    with pytest.raises(ValueError, match=r"no image of .*file names start from"):
+    with pytest.raises(ValueError, match=r"no image gave a phrase.*file names start from"):
         prepare_instances(annotations, tmp_path, tmp_path / "s.lmdb", show_progress=False)
 
 

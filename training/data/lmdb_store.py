@@ -3,7 +3,8 @@
 Keys and values (UTF-8 JSON except the photos):
 
     meta            format, format_version, finished, fingerprint, progress
-    index           written last: [[image_id, split, source, n_phrases], ...] in image order
+    index           written last, in image order: [[image_id, split, source, n_phrases, coco_id],
+                    ...]
     image/<id>      height, width, split, source, n_phrases
     jpeg/<id>       the photo's bytes, as they are in its file
     phrases/<id>    list of phrases, masks as COCO run lengths
@@ -40,14 +41,18 @@ from training.data.lmdb_file import (
 )
 
 FORMAT = "segvlm-phrases"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _META, _INDEX = b"meta", b"index"
 _INITIAL_MAP_SIZE = 64 << 20
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One photo of the store. Sizes in pixels."""
+    """One photo of the store. Sizes in pixels.
+
+    coco_id: the photo's number in COCO, where it is one; data sets that share photos are told
+        apart from each other by it (see `data.sampling`).
+    """
 
     image_id: str
     split: str
@@ -55,6 +60,7 @@ class ImageRecord:
     height: int
     width: int
     n_phrases: int
+    coco_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ class PhraseRecord:
 
     Attributes:
         phrase: what a person says, "the dog on the left".
-        kind: one of `instances.KINDS`.
+        kind: one of `instances.KINDS`, or what the data set calls it (PhraseCut: "name",
+            "attribute", "relation", "verbose"; RefCOCO: "referring").
         class_name: the bare noun, for the class-name-only ablation.
         rle: COCO compressed run lengths of the target, {"size": [H, W], "counts": str}.
         discriminative: the target is a proper subset of its class's instances in the photo.
@@ -71,6 +78,8 @@ class PhraseRecord:
         swapped_rle: the mask of `swapped`; None when nothing matches it or it is not decided. It
             can equal `rle`: the second of three is the second from both sides.
         group: equal for the phrases about one class in one photo (siblings).
+        task_id: the data set's own name of this phrase, as its scoring tool wants it; "" if none.
+        subsets: the data set's evaluation subsets that the phrase belongs to, "all" not among them.
     """
 
     phrase: str
@@ -81,6 +90,8 @@ class PhraseRecord:
     swapped: str | None
     swapped_rle: Mapping[str, Any] | None
     group: int
+    task_id: str = ""
+    subsets: Sequence[str] = ()
 
 
 def encode_rle(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
@@ -168,7 +179,8 @@ class PhraseStoreWriter:
         for image_id in image_ids:
             image = self._get_json(_key("image", image_id))
             if image is not None:
-                rows.append([image_id, image["split"], image["source"], image["n_phrases"]])
+                keys = ("split", "source", "n_phrases", "coco_id")
+                rows.append([image_id, *(image[key] for key in keys)])
         meta = {**self._meta, "finished": True, "progress": dict(progress)}
         self._commit([(_INDEX, _to_json(rows)), (_META, _to_json(meta))])
         self._meta = meta
@@ -249,13 +261,22 @@ class PhraseStore:
         """Ids of a split's images in stored order, of the given sources or of all."""
         return [
             image_id
-            for image_id, its_split, source, _ in self._rows
+            for image_id, its_split, source, *_ in self._rows
             if its_split == split and (sources is None or source in sources)
         ]
 
     def phrase_count(self, image_id: str) -> int:
         """Number of phrases of an image, from memory."""
         return self._counts[image_id]
+
+    def coco_id(self, image_id: str) -> int | None:
+        """The image's number in COCO, from memory; None where it is not a COCO photo."""
+        return self._coco_ids[image_id]
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits that hold images, sorted."""
+        return sorted({row[1] for row in self._rows})
 
     def image(self, image_id: str) -> ImageRecord:
         """Raises KeyError for an unknown id."""
@@ -282,7 +303,8 @@ class PhraseStore:
 
     def phrases(self, image_id: str) -> list[PhraseRecord]:
         """All phrases of an image. Raises KeyError for an unknown id."""
-        return [PhraseRecord(**row) for row in json.loads(self._get("phrases", image_id))]
+        rows = json.loads(self._get("phrases", image_id))
+        return [PhraseRecord(**{**row, "subsets": tuple(row["subsets"])}) for row in rows]
 
     def metadata(self) -> dict[str, Any]:
         """The meta record: format, fingerprint of the input, progress and report of the making."""
@@ -303,6 +325,7 @@ class PhraseStore:
             )
         self._rows: list[list[Any]] = json.loads(index)
         self._counts: dict[str, int] = {row[0]: row[3] for row in self._rows}
+        self._coco_ids: dict[str, int | None] = {row[0]: row[4] for row in self._rows}
 
     def _get(self, table: str, image_id: str) -> bytes:
         if self._process != os.getpid():

@@ -1,0 +1,195 @@
+"""Making a phrase store from any data set, photo by photo, so that a killed run goes on.
+
+A data set is a `PhotoSource`: it knows how many photos it has and makes each of them ready to
+store. Everything that data sets share is here: the loop, the report, and reading photos.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from training.data.instances import KINDS
+from training.data.lmdb_store import ImageRecord, PhraseRecord, PhraseStoreWriter
+
+_BATCH_IMAGES = 32
+
+
+class ReadyPhoto(NamedTuple):
+    """A photo as the store takes it: its record, its JPEG bytes, its phrases."""
+
+    record: ImageRecord
+    jpeg: bytes
+    phrases: Sequence[PhraseRecord]
+
+
+class PhotoSource(Protocol):
+    """A data set, ready to be stored.
+
+    fingerprint: what the content follows from (JSON); a half-made store of another is refused.
+    images_root: the folder that the photos' file names start from.
+    image_ids: every photo in the order of the store.
+    faults: lines about the annotation files themselves.
+    """
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]: ...
+
+    @property
+    def images_root(self) -> Path: ...
+
+    @property
+    def image_ids(self) -> Sequence[str]: ...
+
+    @property
+    def faults(self) -> Iterable[str]: ...
+
+    def make(self, index: int, report: PrepareReport) -> ReadyPhoto | None:
+        """Photo `index`, counted in the report; None (and a fault listed) where it is unusable.
+
+        A pure function of the index but for the report, so that a killed run can go on.
+        """
+        ...
+
+
+@dataclass
+class PrepareReport:
+    """What a store holds and what was left out.
+
+    Attributes:
+        images: counts by "split/source".
+        phrases: counts by "split/kind/source".
+        discriminative: counts by "split/kind" of phrases that tell siblings apart.
+        too_small: counts by "split/kind" of phrases dropped for their small target.
+        without_phrases: images that gave no phrase and are not stored.
+        faults: one line for each faulty image or annotation.
+        notes: lines about the whole, as a comparison with a data set's published counts.
+    """
+
+    images: dict[str, int] = field(default_factory=dict)
+    phrases: dict[str, int] = field(default_factory=dict)
+    discriminative: dict[str, int] = field(default_factory=dict)
+    too_small: dict[str, int] = field(default_factory=dict)
+    without_phrases: int = 0
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def total(self, split: str) -> int:
+        """Number of phrases of a split."""
+        return sum(n for key, n in self.phrases.items() if key.split("/")[0] == split)
+
+    def count(
+        self,
+        split: str,
+        source: str,
+        phrases: Sequence[PhraseRecord],
+        too_small: Mapping[str, int] | None = None,
+    ) -> None:
+        """Add the phrases of one image, and by kind how many were dropped for a small target."""
+        for kind, number in (too_small or {}).items():
+            _add(self.too_small, f"{split}/{kind}", number)
+        if not phrases:
+            self.without_phrases += 1
+            return
+        _add(self.images, f"{split}/{source}")
+        for phrase in phrases:
+            _add(self.phrases, f"{split}/{phrase.kind}/{source}")
+            if phrase.discriminative:
+                _add(self.discriminative, f"{split}/{phrase.kind}")
+
+    def text(self) -> str:
+        """The report as a table for a terminal."""
+        splits = sorted({key.split("/")[0] for key in self.images})
+        sources = sorted({key.split("/", 1)[1] for key in self.images})
+        seen = {key.split("/")[1] for key in (*self.phrases, *self.too_small)}
+        kinds = [kind for kind in KINDS if kind in seen] + sorted(seen - set(KINDS))
+        lines = []
+        for split in splits:
+            n_images = sum(self.images.get(f"{split}/{source}", 0) for source in sources)
+            lines.append(f"{split}: {n_images} images, {self.total(split)} phrases")
+            header = "".join(f"{source or '(no source)':>30}" for source in sources)
+            lines.append(f"  {'kind':<10}{header}{'all':>8}{'telling':>9}{'too small':>11}")
+            for kind in kinds:
+                counts = [self.phrases.get(f"{split}/{kind}/{source}", 0) for source in sources]
+                lines.append(
+                    f"  {kind:<10}"
+                    + "".join(f"{count:>30}" for count in counts)
+                    + f"{sum(counts):>8}{self.discriminative.get(f'{split}/{kind}', 0):>9}"
+                    + f"{self.too_small.get(f'{split}/{kind}', 0):>11}"
+                )
+        lines.append(f"images without any phrase: {self.without_phrases}")
+        lines.append(f"faults: {len(self.faults)}")
+        lines += [f"  {fault}" for fault in self.faults]
+        lines += self.notes
+        return "\n".join(lines)
+
+
+def build_store(source: PhotoSource, out: Path, *, show_progress: bool = True) -> PrepareReport:
+    """Store every photo of a data set.
+
+    Run again after a kill it continues; run on a finished store it returns that store's report.
+
+    Args:
+        out: the LMDB file to write.
+
+    Raises:
+        ValueError: no photo gave a phrase, or `out` holds something else. Faulty photos and
+            annotations are left out and listed in the report.
+    """
+    with PhraseStoreWriter(out, source.fingerprint) as writer:
+        state = writer.progress or {"next": 0, "report": {"faults": list(source.faults)}}
+        report, begin = PrepareReport(**state["report"]), state["next"]
+        if writer.finished:
+            return report
+        total = len(source.image_ids)
+        with tqdm(total=total, initial=begin, unit="image", disable=not show_progress) as bar:
+            for start in range(begin, total, _BATCH_IMAGES):
+                indices = range(start, min(start + _BATCH_IMAGES, total))
+                made = [source.make(index, report) for index in indices]
+                state = {"next": indices.stop, "report": asdict(report)}
+                writer.add([item for item in made if item is not None], state)
+                bar.update(len(indices))
+        if not report.images:
+            raise ValueError(
+                f"no image gave a phrase; is {source.images_root} the folder that the file names "
+                f"start from?\n{report.text()}"
+            )
+        writer.finish(source.image_ids, state)
+    return report
+
+
+def _add(counts: dict[str, int], key: str, by: int = 1) -> None:
+    counts[key] = counts.get(key, 0) + by
+
+
+def read_photo(path: Path, height: int, width: int) -> tuple[bytes, npt.NDArray[np.uint8]]:
+    """The file's bytes (other formats re-encoded as JPEG) and its pixels (H, W, 3) uint8.
+
+    EXIF orientation is not applied: COCO masks are drawn on the stored pixels.
+    """
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            form = image.format
+            pixels = np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise ValueError(f"no file {path.name}") from None
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path.name} cannot be read ({error})") from error
+    if pixels.shape[:2] != (height, width):
+        raise ValueError(
+            f"{path.name} is {pixels.shape[1]} x {pixels.shape[0]}, annotated {width} x {height}"
+        )
+    if form != "JPEG":
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)
+        content = buffer.getvalue()
+    return content, pixels
