@@ -1,4 +1,4 @@
-"""python -m training {prepare,preview,train,evaluate,export,import-weights}"""
+"""python -m training {prepare,preview,train,evaluate,ablate,export,import-weights}"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import evaluate, export, import_weights, prepare, preview, train
+from .commands import ablate, evaluate, export, import_weights, prepare, preview, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train SegVLM.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (prepare, preview, train, evaluate, export, import_weights):
+    for command in (prepare, preview, train, evaluate, ablate, export, import_weights):
         command.add(commands)
     return parser
 
