@@ -7,29 +7,18 @@ exchanged (see `evaluation_report`).
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
 from tqdm import tqdm
 
 from training.data.lmdb_store import PhraseRecord, PhraseStore, decode_rle
-from training.evaluation_report import EvaluationReport, Probes, SwapSummary, TextProbe
-from training.metrics import (
-    Mask,
-    ScoreSummary,
-    SegmentationScores,
-    iou_of,
-    mask_overlap,
-    size_band,
-)
+from training.evaluation_report import EvaluationReport
+from training.metrics import ScoreSummary, SegmentationScores
+from training.outcomes import BLANK, PhraseOutcome, phrase_outcomes, report_of
 from training.predictors import Predictor
 
-BLANK = ""
 SWEEP_THRESHOLDS: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(4, 17))
 """0.20, 0.25, ... 0.80."""
-
-_KIND, _SOURCE, _SIZE, _DISCRIMINATIVE = "kind/", "source/", "size/", "discriminative"
 
 
 def evaluate(
@@ -49,16 +38,39 @@ def evaluate(
     some of the split's images. Raises ValueError for a threshold outside (0, 1), for a split
     without phrases, and for photos that do not have the stored size.
     """
+    outcomes = score_images(
+        predictor, store, split, threshold, probes=probes, image_ids=image_ids, progress=progress
+    )
+    return report_of(outcomes, split, threshold)
+
+
+def score_images(
+    predictor: Predictor,
+    store: PhraseStore,
+    split: str,
+    threshold: float,
+    *,
+    probes: bool = True,
+    image_ids: Sequence[str] | None = None,
+    progress: bool = True,
+) -> list[PhraseOutcome]:
+    """What `evaluate` makes its report of, in the order of the images and of their phrases.
+
+    For several processes: each scores `image_ids=store.image_ids(split)[rank::processes]`, and
+    `report_of` takes their lists joined. Here a selection may be empty or hold no phrases: its
+    outcomes are an empty list.
+    """
     _check_threshold(threshold)
     ids = _image_ids(store, split, image_ids)
-    tally = _Tally(probes)
+    outcomes: list[PhraseOutcome] = []
     for image_id in tqdm(ids, desc=f"evaluate {split}", unit="image", disable=not progress):
         phrases = store.phrases(image_id)
         texts = _texts(phrases, probes)
         maps = predictor.predict(store.photo(image_id), texts)
         masks = {text: each > threshold for text, each in zip(texts, maps, strict=True)}
-        tally.add(phrases, store.image(image_id).source, masks)
-    return tally.report(split, threshold, len(ids))
+        source = store.image(image_id).source
+        outcomes += phrase_outcomes(image_id, source, phrases, masks, probes)
+    return outcomes
 
 
 def sweep(
@@ -100,103 +112,6 @@ def best_threshold(scores: Mapping[float, ScoreSummary]) -> float:
     return max(scores, key=lambda threshold: (scores[threshold]["mean_iou"], -abs(threshold - 0.5)))
 
 
-class _Tally:
-    """Accumulates everything that a report holds, image by image."""
-
-    def __init__(self, probes: bool) -> None:
-        self._probes = probes
-        self._phrases = SegmentationScores()
-        self._class_names = SegmentationScores()
-        self._blank = SegmentationScores()
-        self._swaps: dict[str, list[_SwapPair]] = defaultdict(list)
-        self._empty = 0
-
-    def add(self, phrases: Iterable[PhraseRecord], source: str, masks: Mapping[str, Mask]) -> None:
-        for phrase in phrases:
-            target = decode_rle(phrase.rle)
-            mask = masks[phrase.phrase]
-            kind = _KIND + phrase.kind
-            groups = [kind, _SOURCE + source, _SIZE + size_band(target)]
-            if phrase.discriminative:
-                groups.append(_DISCRIMINATIVE)
-            iou = self._phrases.add(mask, target, groups)
-            self._empty += not mask.any()
-            if not self._probes:
-                continue
-            self._class_names.add(masks[phrase.class_name], target, [kind])
-            self._blank.add(masks[BLANK], target, [kind])
-            if phrase.swapped is not None:
-                self._swaps[phrase.kind].append(
-                    _SwapPair(phrase, mask, masks[phrase.swapped], original_iou=iou)
-                )
-
-    def report(self, split: str, threshold: float, num_images: int) -> EvaluationReport:
-        overall = self._phrases.summary()
-        return EvaluationReport(
-            split=split,
-            threshold=threshold,
-            num_images=num_images,
-            num_phrases=overall["num"],
-            overall=overall,
-            kinds=self._phrases.summaries(_KIND),
-            sources=self._phrases.summaries(_SOURCE),
-            sizes=self._phrases.summaries(_SIZE),
-            discriminative=self._phrases.summary(_DISCRIMINATIVE),
-            empty_share=self._empty / overall["num"],
-            probes=self._probe_report() if self._probes else None,
-        )
-
-    def _probe_report(self) -> Probes:
-        return Probes(
-            class_name_only=_text_probe(self._class_names),
-            blank=_text_probe(self._blank),
-            swap=_swap_summary([pair for pairs in self._swaps.values() for pair in pairs]),
-            swap_kinds={kind: _swap_summary(pairs) for kind, pairs in sorted(self._swaps.items())},
-        )
-
-
-class _SwapPair:
-    """The measures of one phrase and its left/right-swapped form; masks are not kept."""
-
-    __slots__ = ("empty_masks", "original_iou", "overlap", "swapped_iou")
-
-    def __init__(
-        self, phrase: PhraseRecord, mask: Mask, swapped_mask: Mask, original_iou: float
-    ) -> None:
-        self.empty_masks = int(not mask.any()) + int(not swapped_mask.any())
-        self.overlap = iou_of(*mask_overlap(mask, swapped_mask))
-        self.original_iou = original_iou
-        self.swapped_iou: float | None = None
-        if phrase.swapped_rle is not None:
-            self.swapped_iou = iou_of(*mask_overlap(swapped_mask, decode_rle(phrase.swapped_rle)))
-
-
-def _text_probe(scores: SegmentationScores) -> TextProbe:
-    return TextProbe(scores.summary(), scores.summaries(_KIND))
-
-
-def _swap_summary(pairs: Sequence[_SwapPair]) -> SwapSummary:
-    num = len(pairs)
-    overlaps = [pair.overlap for pair in pairs if pair.empty_masks == 0]
-    truths = [
-        (pair.original_iou, pair.swapped_iou) for pair in pairs if pair.swapped_iou is not None
-    ]
-    return SwapSummary(
-        num=num,
-        overlap=_mean(overlaps),
-        num_overlap=len(overlaps),
-        one_empty_share=sum(pair.empty_masks == 1 for pair in pairs) / max(num, 1),
-        both_empty_share=sum(pair.empty_masks == 2 for pair in pairs) / max(num, 1),
-        num_swapped=len(truths),
-        original_mean_iou=_mean([original for original, _ in truths]),
-        swapped_mean_iou=_mean([swapped for _, swapped in truths]),
-    )
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
-
-
 def _texts(phrases: Iterable[PhraseRecord], probes: bool) -> list[str]:
     """Every text to be asked about an image, each once."""
 
@@ -220,7 +135,7 @@ def _image_ids(store: PhraseStore, split: str, image_ids: Sequence[str] | None) 
             raise ValueError(f"not in split {split!r}: {', '.join(sorted(unknown)[:5])}")
         ids = list(image_ids)
     ids = [image_id for image_id in ids if store.phrase_count(image_id)]
-    if not ids:
+    if not ids and image_ids is None:
         raise ValueError(
             f"{store.path} has no phrases in split {split!r}; prepare it with that split, or "
             "choose another one"

@@ -66,7 +66,8 @@ class EvaluationReport:
 
     overall is "all" in the JSON form. kinds, sources, sizes (s_small, s_mid, s_large) partition
     the phrases; discriminative are those whose target is a proper subset of its class in the
-    photo. empty_share: phrases answered with an empty mask. probes: None where not asked for.
+    photo. subsets: the data set's own, {} where it has none; they may overlap. empty_share: phrases
+    answered with an empty mask. probes: None where not asked for.
     """
 
     split: str
@@ -78,6 +79,7 @@ class EvaluationReport:
     sources: dict[str, ScoreSummary]
     sizes: dict[str, ScoreSummary]
     discriminative: ScoreSummary
+    subsets: dict[str, ScoreSummary]
     empty_share: float
     probes: Probes | None
 
@@ -101,6 +103,7 @@ class EvaluationReport:
             "sources": self.sources,
             "sizes": self.sizes,
             "discriminative": self.discriminative,
+            "subsets": self.subsets,
             "empty_share": self.empty_share,
             "probes": None if self.probes is None else self.probes.to_dict(),
         }

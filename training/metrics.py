@@ -13,6 +13,7 @@ for an empty target as right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TypedDict
 
@@ -109,7 +110,8 @@ class SegmentationScores:
         total = int(union.sum())
         return ScoreSummary(
             num=num,
-            mean_iou=float(iou.mean()),
+            # Exactly rounded, so that the order of the phrases does not matter.
+            mean_iou=math.fsum(iou) / num,
             cum_iou=iou_of(int(intersection.sum()), total, self._empty_match),
             precision={
                 str(threshold): float((iou > threshold).mean())

@@ -1,0 +1,230 @@
+"""What a predictor answered to each phrase, as counts of pixels, and the report made of them.
+
+An outcome is small, plain and picklable: the processes of a distributed run score different images
+and one of them makes the report of all their lists together. No mask is kept. A report does not
+depend on the order of its outcomes, to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from training.data.lmdb_store import PhraseRecord, decode_rle
+from training.evaluation_report import EvaluationReport, Probes, SwapSummary, TextProbe
+from training.metrics import Mask, SegmentationScores, iou_of, mask_overlap, size_band
+
+BLANK = ""
+"""The text of the blank probe."""
+
+_KIND, _SOURCE, _SIZE, _SUBSET = "kind/", "source/", "size/", "subset/"
+_DISCRIMINATIVE = "discriminative"
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Two masks compared, in pixels of the photo."""
+
+    intersection: int
+    union: int
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union, 0 where they do not meet."""
+        return iou_of(self.intersection, self.union)
+
+
+@dataclass(frozen=True, slots=True)
+class SwapOutcome:
+    """A phrase beside its form with "left" and "right" exchanged.
+
+    overlap: of the two answered masks. empty_masks: how many of the two are empty. truth: of the
+    exchanged form's mask with its own true mask; None where that is not known.
+    """
+
+    overlap: Overlap
+    empty_masks: int
+    truth: Overlap | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeOutcome:
+    """The same target, asked for with other texts; `swap` is None where no side is named."""
+
+    class_name: Overlap
+    blank: Overlap
+    swap: SwapOutcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class PhraseOutcome:
+    """How one phrase of a photo was answered, at the photo's original size.
+
+    Attributes:
+        image_id, index: the photo, and the phrase's place in the photo's list; together unique.
+        task_id, phrase, kind, discriminative, subsets: as in the store's record.
+        source: the photo's.
+        size: the target's band, "s_small", "s_mid" or "s_large".
+        predicted, target: pixels of the answered and of the true mask.
+        overlap: of the two.
+        probes: None where the probes were not asked.
+    """
+
+    image_id: str
+    index: int
+    task_id: str
+    phrase: str
+    kind: str
+    source: str
+    size: str
+    discriminative: bool
+    subsets: tuple[str, ...]
+    predicted: int
+    target: int
+    overlap: Overlap
+    probes: ProbeOutcome | None
+
+    @property
+    def empty(self) -> bool:
+        """Whether the answer is an empty mask."""
+        return self.predicted == 0
+
+
+def phrase_outcomes(
+    image_id: str,
+    source: str,
+    phrases: Sequence[PhraseRecord],
+    masks: Mapping[str, Mask],
+    probes: bool,
+) -> list[PhraseOutcome]:
+    """Score one photo.
+
+    `masks`: by text the answered mask, bool (H, W) at the photo's size; with `probes` it holds the
+    class names, the swapped forms and `BLANK` too.
+    """
+    outcomes = []
+    for index, phrase in enumerate(phrases):
+        target, mask = decode_rle(phrase.rle), masks[phrase.phrase]
+        outcomes.append(
+            PhraseOutcome(
+                image_id=image_id,
+                index=index,
+                task_id=phrase.task_id,
+                phrase=phrase.phrase,
+                kind=phrase.kind,
+                source=source,
+                size=size_band(target),
+                discriminative=phrase.discriminative,
+                subsets=tuple(phrase.subsets),
+                predicted=int(mask.sum()),
+                target=int(target.sum()),
+                overlap=_overlap(mask, target),
+                probes=_probe_outcome(phrase, target, masks) if probes else None,
+            )
+        )
+    return outcomes
+
+
+def report_of(outcomes: Sequence[PhraseOutcome], split: str, threshold: float) -> EvaluationReport:
+    """The report of a split's outcomes, from one process or from many, in any order.
+
+    Raises ValueError for no outcomes, for a phrase that is there twice (a sampler that pads its
+    processes to equal lengths does that), and where only some have probes.
+    """
+    _check(outcomes)
+    scores, answered = SegmentationScores(), [each.probes for each in outcomes]
+    for each in outcomes:
+        groups = [_KIND + each.kind, _SOURCE + each.source, _SIZE + each.size]
+        groups += [_SUBSET + subset for subset in each.subsets]
+        groups += [_DISCRIMINATIVE] * each.discriminative
+        scores.add_counts(each.overlap.intersection, each.overlap.union, groups)
+    return EvaluationReport(
+        split=split,
+        threshold=threshold,
+        num_images=len({each.image_id for each in outcomes}),
+        num_phrases=len(outcomes),
+        overall=scores.summary(),
+        kinds=scores.summaries(_KIND),
+        sources=scores.summaries(_SOURCE),
+        sizes=scores.summaries(_SIZE),
+        discriminative=scores.summary(_DISCRIMINATIVE),
+        subsets=scores.summaries(_SUBSET),
+        empty_share=sum(each.empty for each in outcomes) / len(outcomes),
+        probes=_probe_report(outcomes) if None not in answered else None,
+    )
+
+
+def _check(outcomes: Sequence[PhraseOutcome]) -> None:
+    if not outcomes:
+        raise ValueError("there is nothing to report: no phrase was scored")
+    seen = set()
+    for each in outcomes:
+        if (each.image_id, each.index) in seen:
+            raise ValueError(
+                f"phrase {each.index} of image {each.image_id!r} was scored twice; give every "
+                "process images of its own, for instance ids[rank::processes]"
+            )
+        seen.add((each.image_id, each.index))
+    if len({each.probes is None for each in outcomes}) > 1:
+        raise ValueError("some outcomes have probes and some have none; score all of them alike")
+
+
+def _overlap(first: Mask, second: Mask) -> Overlap:
+    return Overlap(*mask_overlap(first, second))
+
+
+def _probe_outcome(phrase: PhraseRecord, target: Mask, masks: Mapping[str, Mask]) -> ProbeOutcome:
+    swap = None
+    if phrase.swapped is not None:
+        mask, swapped = masks[phrase.phrase], masks[phrase.swapped]
+        truth = None if phrase.swapped_rle is None else decode_rle(phrase.swapped_rle)
+        swap = SwapOutcome(
+            overlap=_overlap(mask, swapped),
+            empty_masks=int(not mask.any()) + int(not swapped.any()),
+            truth=None if truth is None else _overlap(swapped, truth),
+        )
+    return ProbeOutcome(
+        class_name=_overlap(masks[phrase.class_name], target),
+        blank=_overlap(masks[BLANK], target),
+        swap=swap,
+    )
+
+
+def _probe_report(outcomes: Sequence[PhraseOutcome]) -> Probes:
+    class_names, blank = SegmentationScores(), SegmentationScores()
+    swaps: dict[str, list[tuple[Overlap, SwapOutcome]]] = defaultdict(list)
+    for each in outcomes:
+        assert each.probes is not None
+        for scores, overlap in ((class_names, each.probes.class_name), (blank, each.probes.blank)):
+            scores.add_counts(overlap.intersection, overlap.union, [_KIND + each.kind])
+        if each.probes.swap is not None:
+            swaps[each.kind].append((each.overlap, each.probes.swap))
+    return Probes(
+        class_name_only=TextProbe(class_names.summary(), class_names.summaries(_KIND)),
+        blank=TextProbe(blank.summary(), blank.summaries(_KIND)),
+        swap=_swap_summary([pair for pairs in swaps.values() for pair in pairs]),
+        swap_kinds={kind: _swap_summary(pairs) for kind, pairs in sorted(swaps.items())},
+    )
+
+
+def _swap_summary(pairs: Sequence[tuple[Overlap, SwapOutcome]]) -> SwapSummary:
+    """Of pairs of the original's overlap with its truth, and its exchanged form."""
+    num = len(pairs)
+    overlaps = [swap.overlap.iou for _, swap in pairs if swap.empty_masks == 0]
+    truths = [(original.iou, swap.truth.iou) for original, swap in pairs if swap.truth is not None]
+    return SwapSummary(
+        num=num,
+        overlap=_mean(overlaps),
+        num_overlap=len(overlaps),
+        one_empty_share=sum(swap.empty_masks == 1 for _, swap in pairs) / max(num, 1),
+        both_empty_share=sum(swap.empty_masks == 2 for _, swap in pairs) / max(num, 1),
+        num_swapped=len(truths),
+        original_mean_iou=_mean([original for original, _ in truths]),
+        swapped_mean_iou=_mean([swapped for _, swapped in truths]),
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
