@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from training.data.coco_annotations import (
+    AS_WRITTEN,
     DEFAULT_POLICY,
     POLICIES,
     AnnotationPolicy,
+    RowDefaults,
     decode_instances,
     read_annotations,
 )
 from training.data.instances import make_phrases
 from training.data.lmdb_store import ImageRecord
 from training.data.phrase_choice import DEFAULT_LIMITS, PhraseLimits
-from training.data.store_building import PrepareReport, ReadyPhoto, build_store, read_photo
+from training.data.store_building import (
+    PrepareReport,
+    ReadyPhoto,
+    build_store,
+    file_digest,
+    read_photo,
+)
 
 # Raised whenever the phrase rules change, so that a half-made store of older rules is refused.
 RULES_VERSION = 2
@@ -31,6 +39,7 @@ def prepare_instances(
     *,
     limits: PhraseLimits = DEFAULT_LIMITS,
     policies: Mapping[str, AnnotationPolicy] = POLICIES,
+    defaults: RowDefaults = AS_WRITTEN,
     show_progress: bool = True,
 ) -> PrepareReport:
     """Turn a COCO-format instance set into a phrase store; see `build_store`.
@@ -41,13 +50,18 @@ def prepare_instances(
         out: the LMDB file to write.
         seed: chooses wordings and, where an image has more phrases than the limits, which.
         policies: what the masks of each image `source` mean; others get the default policy.
+        defaults: what the file's image rows leave unsaid.
 
     Raises:
         ValueError: the annotation file is unusable, no image could be read, or `out` holds
             something else. Faulty images and annotations are left out and listed in the report.
     """
-    source = InstanceSource(annotations, images_root, seed, limits, policies)
-    return build_store(source, out, show_progress=show_progress)
+    source = InstanceSource(annotations, images_root, seed, limits, policies, defaults)
+    report = build_store(source, out, show_progress=show_progress)
+    report.notes.append(
+        f"photos known to be COCO's: {source.number_of_coco_photos} of {len(source.image_ids)}"
+    )
+    return report
 
 
 class InstanceSource:
@@ -64,11 +78,18 @@ class InstanceSource:
         seed: int = 0,
         limits: PhraseLimits = DEFAULT_LIMITS,
         policies: Mapping[str, AnnotationPolicy] = POLICIES,
+        defaults: RowDefaults = AS_WRITTEN,
     ) -> None:
-        self._content = read_annotations(annotations)
+        self._content = read_annotations(annotations, defaults)
         self._root, self._seed = images_root, seed
         self._limits, self._policies = limits, policies
-        self._digest = hashlib.sha256(annotations.read_bytes()).hexdigest()
+        self._defaults = defaults
+        self._digest = file_digest(annotations)
+
+    @property
+    def number_of_coco_photos(self) -> int:
+        """How many of the file's images have a COCO id."""
+        return sum(row.coco_id is not None for row in self._content.images)
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -79,6 +100,7 @@ class InstanceSource:
             "annotations_sha256": self._digest,
             "seed": self._seed,
             "limits": {"per_image": self._limits.per_image, **dict(self._limits.per_kind)},
+            "row_defaults": asdict(self._defaults),
             "policies": {source: policy.as_json() for source, policy in self._policies.items()},
         }
 
@@ -120,6 +142,12 @@ class InstanceSource:
         if not made.phrases:
             return None
         record = ImageRecord(
-            row.image_id, row.split, row.source, row.height, row.width, len(made.phrases)
+            row.image_id,
+            row.split,
+            row.source,
+            row.height,
+            row.width,
+            len(made.phrases),
+            row.coco_id,
         )
         return ReadyPhoto(record, jpeg, made.phrases)

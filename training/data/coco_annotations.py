@@ -26,6 +26,7 @@ import numpy.typing as npt
 from pycocotools import mask as mask_api
 
 from training.data.class_words import LEGWEAR, SHOES, TOPS
+from training.data.coco_ids import COCO_ID_MODES, coco_id_of, is_official
 from training.data.phrase_templates import clean_category_name
 
 SPLITS = ("train", "val", "test")
@@ -131,6 +132,34 @@ class ImageRow:
     split: str
     annotations: tuple[Mapping[str, Any], ...]
     incomplete: frozenset[int]
+    coco_id: int | None = None
+
+
+@dataclass(frozen=True)
+class RowDefaults:
+    """What the image rows of a file leave unsaid.
+
+    Attributes:
+        split: of rows without `split`.
+        source: of rows without `source`; chooses the policy and names them in reports.
+        coco_ids: how photos of COCO are known, one of `coco_ids.COCO_ID_MODES`.
+    """
+
+    split: str = "train"
+    source: str = ""
+    coco_ids: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"unknown split {self.split!r}; use one of {', '.join(SPLITS)}")
+        if self.coco_ids not in COCO_ID_MODES:
+            raise ValueError(
+                f"unknown way {self.coco_ids!r} to know COCO's photos; "
+                f"use one of {', '.join(COCO_ID_MODES)}"
+            )
+
+
+AS_WRITTEN = RowDefaults()
 
 
 @dataclass(frozen=True)
@@ -142,17 +171,21 @@ class AnnotationFile:
     faults: tuple[str, ...]
 
 
-def read_annotations(path: Path) -> AnnotationFile:
+def read_annotations(path: Path, defaults: RowDefaults = AS_WRITTEN) -> AnnotationFile:
     """Read a COCO-format instance file.
 
-    Images without `split` count as train, without `source` as source "" (default policy).
+    A row without `file_name` (LVIS) has the last two parts of its `coco_url`, as in
+    train2017/000000000009.jpg.
 
     Raises:
         ValueError: the file is missing, no JSON, or lacks the COCO tables. Single faulty rows do
             not raise: they are left out and listed in `faults`.
     """
     content = _load_json(path)
-    categories = {int(row["id"]): str(row["name"]) for row in content["categories"]}
+    try:
+        categories = {int(row["id"]): str(row["name"]) for row in content["categories"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: every category needs a whole id and a name") from error
     faults: list[str] = []
     by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for row in content["annotations"]:
@@ -166,26 +199,43 @@ def read_annotations(path: Path) -> AnnotationFile:
         else:
             by_image[row["image_id"]].append(row)
     images = []
-    for row in sorted(content["images"], key=lambda row: row["id"]):
-        rows = sorted(by_image.pop(row["id"], []), key=lambda annotation: annotation["id"])
-        split = row.get("split", "train")
-        if split not in SPLITS:
-            faults.append(f"image {row['id']}: unknown split {split!r}, expected one of {SPLITS}")
-            continue
-        images.append(
-            ImageRow(
-                image_id=str(row["id"]),
-                file_name=row["file_name"],
-                height=int(row["height"]),
-                width=int(row["width"]),
-                source=str(row.get("source", "")),
-                split=split,
-                annotations=tuple(rows),
-                incomplete=frozenset(row.get("not_exhaustive_category_ids", ())),
-            )
-        )
+    official = is_official(content.get("info"))
+    for row in sorted(content["images"], key=lambda row: row.get("id", -1)):
+        rows = sorted(by_image.pop(row.get("id"), []), key=lambda annotation: annotation["id"])
+        try:
+            images.append(_image_row(row, tuple(rows), defaults, official))
+        except ValueError as error:
+            faults.append(f"image {row.get('id', '?')}: {error}")
     faults += [f"annotations of image {key}: no such image" for key in sorted(by_image)]
     return AnnotationFile(tuple(images), categories, tuple(faults))
+
+
+def _image_row(
+    row: Mapping[str, Any],
+    annotations: tuple[Mapping[str, Any], ...],
+    defaults: RowDefaults,
+    official: bool,
+) -> ImageRow:
+    """Raises ValueError where the row lacks something or says what cannot be."""
+    file_name = row.get("file_name") or "/".join(str(row.get("coco_url", "")).split("/")[-2:])
+    missing = [key for key in ("id", "height", "width") if row.get(key) is None]
+    missing += [] if file_name else ["file_name"]
+    if missing:
+        raise ValueError(f"no {', '.join(missing)}")
+    split = row.get("split", defaults.split)
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}, expected one of {SPLITS}")
+    return ImageRow(
+        image_id=str(row["id"]),
+        file_name=file_name,
+        height=int(row["height"]),
+        width=int(row["width"]),
+        source=str(row.get("source", defaults.source)),
+        split=split,
+        annotations=annotations,
+        incomplete=frozenset(row.get("not_exhaustive_category_ids", ())),
+        coco_id=coco_id_of(row, defaults.coco_ids, official=official),
+    )
 
 
 def decode_instances(
@@ -209,7 +259,7 @@ def decode_instances(
             dropped.add(name)
             continue
         try:
-            mask = _decode_mask(annotation["segmentation"], row.height, row.width)
+            mask = decode_segmentation(annotation["segmentation"], row.height, row.width)
         except ValueError as error:
             faults.append(f"annotation {annotation['id']} of image {row.image_id}: {error}")
             dropped.add(name)
@@ -227,8 +277,11 @@ def instance_of(mask: npt.NDArray[np.bool_]) -> Instance:
     return Instance(mask, int(mask.sum()), box)
 
 
-def _decode_mask(segmentation: Any, height: int, width: int) -> npt.NDArray[np.bool_]:
-    """COCO polygons or RLE to (H, W) bool; ValueError when broken or empty."""
+def decode_segmentation(segmentation: Any, height: int, width: int) -> npt.NDArray[np.bool_]:
+    """COCO polygons or run lengths, compressed or not, to (H, W) bool.
+
+    Raises ValueError where it is broken or empty.
+    """
     try:
         if isinstance(segmentation, list):
             rle = mask_api.merge(mask_api.frPyObjects(segmentation, height, width))
@@ -246,7 +299,7 @@ def _decode_mask(segmentation: Any, height: int, width: int) -> npt.NDArray[np.b
     return mask
 
 
-def _load_json(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _load_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -6,6 +6,7 @@ store. Everything that data sets share is here: the loop, the report, and readin
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -168,6 +169,12 @@ def build_store(source: PhotoSource, out: Path, *, show_progress: bool = True) -
 
 def _add(counts: dict[str, int], key: str, by: int = 1) -> None:
     counts[key] = counts.get(key, 0) + by
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal digits, for fingerprints; read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_photo(path: Path, height: int, width: int) -> tuple[bytes, npt.NDArray[np.uint8]]:
