@@ -16,6 +16,7 @@ from training.data.coco_annotations import (
     decode_instances,
     read_annotations,
 )
+from training.data.coco_ids import note_of_coco_photos
 from training.data.instances import make_phrases
 from training.data.lmdb_store import ImageRecord
 from training.data.phrase_choice import DEFAULT_LIMITS, PhraseLimits
@@ -58,9 +59,7 @@ def prepare_instances(
     """
     source = InstanceSource(annotations, images_root, seed, limits, policies, defaults)
     report = build_store(source, out, show_progress=show_progress)
-    report.notes.append(
-        f"photos known to be COCO's: {source.number_of_coco_photos} of {len(source.image_ids)}"
-    )
+    report.notes += source.notes
     return report
 
 
@@ -85,11 +84,6 @@ class InstanceSource:
         self._limits, self._policies = limits, policies
         self._defaults = defaults
         self._digest = file_digest(annotations)
-
-    @property
-    def number_of_coco_photos(self) -> int:
-        """How many of the file's images have a COCO id."""
-        return sum(row.coco_id is not None for row in self._content.images)
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -118,6 +112,11 @@ class InstanceSource:
     def faults(self) -> Iterable[str]:
         """Rows that the annotation file cannot mean."""
         return self._content.faults
+
+    @property
+    def notes(self) -> list[str]:
+        """How many photos are COCO's."""
+        return [note_of_coco_photos([row.coco_id for row in self._content.images])]
 
     def make(self, index: int, report: PrepareReport) -> ReadyPhoto | None:
         """See `PhotoSource`."""

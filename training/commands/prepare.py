@@ -1,4 +1,4 @@
-"""python -m training prepare {instances}: a data set -> a phrase store."""
+"""python -m training prepare {instances,refcoco,voc}: a data set -> a phrase store."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ def add(commands: Commands) -> None:
     prepare = commands.add_parser("prepare", help="a data set -> a phrase store")
     data_sets = prepare.add_subparsers(required=True, metavar="DATA_SET")
 
+    _declare_instances(data_sets)
+    _declare_refcoco(data_sets)
+    _declare_voc(data_sets)
+
+
+def _declare_instances(data_sets: Commands) -> None:
+    from training.data.coco_ids import COCO_ID_MODES
+
     instances = data_sets.add_parser(
         "instances", help="any COCO-format instance file, phrases made from templates"
     )
@@ -22,11 +30,73 @@ def add(commands: Commands) -> None:
     )
     instances.add_argument("--out", type=Path, required=True, help="the store to write")
     instances.add_argument("--seed", type=int, default=0)
+    instances.add_argument(
+        "--split", default="train", help="train, val or test: of image rows that carry no `split`"
+    )
+    instances.add_argument(
+        "--source", default="", help="a name for the photos of image rows that carry no `source`"
+    )
+    instances.add_argument(
+        "--coco-ids",
+        choices=COCO_ID_MODES,
+        default="auto",
+        help="which photos are COCO's, so that no data set trains on another's test photos: "
+        "by `coco_id`, `coco_url` or file name; every image by its id; none",
+    )
     instances.set_defaults(run=_instances)
 
 
 def _instances(options: argparse.Namespace) -> None:
+    from training.data.coco_annotations import RowDefaults
     from training.prepare import prepare_instances
 
     images = options.images or options.annotations.parent
-    print(prepare_instances(options.annotations, images, options.out, seed=options.seed).text())
+    defaults = RowDefaults(options.split, options.source, options.coco_ids)
+    report = prepare_instances(
+        options.annotations, images, options.out, seed=options.seed, defaults=defaults
+    )
+    print(report.text())
+
+
+def _declare_refcoco(data_sets: Commands) -> None:
+    refcoco = data_sets.add_parser("refcoco", help="RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO")
+    refcoco.add_argument(
+        "--refs", type=Path, required=True, help="refs(unc).p, refs(umd).p, ... or gRefCOCO's JSON"
+    )
+    refcoco.add_argument(
+        "--instances", type=Path, help="its masks; default: instances.json beside it"
+    )
+    refcoco.add_argument("--images", type=Path, required=True, help="COCO's train2014")
+    refcoco.add_argument("--out", type=Path, required=True, help="the store to write")
+    refcoco.add_argument("--name", help="the set's name; default: the folder of --refs")
+    refcoco.set_defaults(run=_refcoco)
+
+
+def _refcoco(options: argparse.Namespace) -> None:
+    from training.prepare_refcoco import prepare_refcoco
+
+    instances = options.instances or options.refs.parent / "instances.json"
+    report = prepare_refcoco(
+        options.refs, instances, options.images, options.out, name=options.name
+    )
+    print(report.text())
+
+
+def _declare_voc(data_sets: Commands) -> None:
+    voc = data_sets.add_parser("voc", help="PASCAL VOC, phrases made from templates")
+    voc.add_argument("--root", type=Path, required=True, help="as VOCdevkit/VOC2012")
+    voc.add_argument("--out", type=Path, required=True, help="the store to write")
+    voc.add_argument(
+        "--splits",
+        default="train,val",
+        help="lists of ImageSets/Segmentation, separated by commas; trainval is stored as train",
+    )
+    voc.add_argument("--seed", type=int, default=0)
+    voc.set_defaults(run=_voc)
+
+
+def _voc(options: argparse.Namespace) -> None:
+    from training.prepare_voc import prepare_voc
+
+    splits = [name.strip() for name in options.splits.split(",") if name.strip()]
+    print(prepare_voc(options.root, options.out, splits, seed=options.seed).text())

@@ -8,7 +8,7 @@ tells them apart; see `ImageRecord.coco_id`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -55,6 +55,12 @@ def coco_id_of(row: Mapping[str, Any], mode: str, *, official: bool) -> int | No
         if found:
             return int(found[1])
     return None
+
+
+def note_of_coco_photos(coco_ids: Sequence[int | None]) -> str:
+    """A line for a report, so that a person sees whether COCO's photos were recognised."""
+    known = sum(coco_id is not None for coco_id in coco_ids)
+    return f"photos known to be COCO's: {known} of {len(coco_ids)}"
 
 
 def _whole_number(value: Any) -> int | None:
