@@ -1,7 +1,8 @@
-"""Opening an LMDB file for reading so that neither damage nor a fork can hurt."""
+"""Opening an LMDB file so that neither damage, nor a fork, nor a second writer can hurt."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import weakref
@@ -100,3 +101,17 @@ def used_bytes(environment: lmdb.Environment) -> int:
 
 def _open_read_only(path: Path) -> lmdb.Environment:
     return lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
+
+
+def lock_for_writing(path: Path) -> int:
+    """Open (or make) the file and lock it against other writers; the descriptor holds the lock."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error}); choose another path") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StoreError(f"another process is writing {path}; wait until it ends") from None
+    return descriptor

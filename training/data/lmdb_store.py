@@ -5,6 +5,8 @@ Keys and values (UTF-8 JSON except the photos):
     meta            format, format_version, finished, fingerprint, progress
     index           written last, in image order: [[image_id, split, source, n_phrases, coco_id],
                     ...]
+    splits          written with it: {split: [image_id, ...]}, images that belong to a split
+                    besides the one in their record (PhraseCut: "val_miniv" is "val" and "miniv")
     image/<id>      height, width, split, source, n_phrases
     jpeg/<id>       the photo's bytes, as they are in its file
     phrases/<id>    list of phrases, masks as COCO run lengths
@@ -15,14 +17,13 @@ that a killed run continues after the last batch; readers refuse a store that is
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import lmdb
@@ -36,14 +37,16 @@ from training.data.lmdb_file import (
     StoreError,
     check_file,
     is_read_here,
+    lock_for_writing,
     shared_environment,
     used_bytes,
 )
 
 FORMAT = "segvlm-phrases"
 FORMAT_VERSION = 2
-_META, _INDEX = b"meta", b"index"
+_META, _INDEX, _SPLITS = b"meta", b"index", b"splits"
 _INITIAL_MAP_SIZE = 64 << 20
+_NO_SPLITS: Mapping[str, Collection[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class PhraseStoreWriter:
     def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock_for_writing(path)
+        self._lock = lock_for_writing(path)
         try:
             if is_read_here(path):
                 raise StoreError(f"{path} is open for reading in this process; drop its reader")
@@ -173,8 +176,16 @@ class PhraseStoreWriter:
         self._commit([*items, (_META, _to_json(meta))])
         self._meta = meta
 
-    def finish(self, image_ids: Iterable[str], progress: Mapping[str, Any]) -> None:
-        """Write the index of the stored ones of `image_ids`, in their order; mark as finished."""
+    def finish(
+        self,
+        image_ids: Iterable[str],
+        progress: Mapping[str, Any],
+        further_splits: Mapping[str, Collection[str]] = _NO_SPLITS,
+    ) -> None:
+        """Write the index of the stored ones of `image_ids`, in their order; mark as finished.
+
+        further_splits: image ids by split, for images in more splits than their record's own.
+        """
         rows = []
         for image_id in image_ids:
             image = self._get_json(_key("image", image_id))
@@ -182,7 +193,13 @@ class PhraseStoreWriter:
                 keys = ("split", "source", "n_phrases", "coco_id")
                 rows.append([image_id, *(image[key] for key in keys)])
         meta = {**self._meta, "finished": True, "progress": dict(progress)}
-        self._commit([(_INDEX, _to_json(rows)), (_META, _to_json(meta))])
+        stored = {row[0] for row in rows}
+        further = {
+            split: [image_id for image_id in ids if image_id in stored]
+            for split, ids in further_splits.items()
+        }
+        items = [(_INDEX, rows), (_SPLITS, further), (_META, meta)]
+        self._commit([(key, _to_json(value)) for key, value in items])
         self._meta = meta
         self._environment.sync(True)
 
@@ -259,10 +276,12 @@ class PhraseStore:
 
     def image_ids(self, split: str, sources: Collection[str] | None = None) -> list[str]:
         """Ids of a split's images in stored order, of the given sources or of all."""
+        further = self._further_splits.get(split, frozenset())
         return [
             image_id
             for image_id, its_split, source, *_ in self._rows
-            if its_split == split and (sources is None or source in sources)
+            if (its_split == split or image_id in further)
+            and (sources is None or source in sources)
         ]
 
     def phrase_count(self, image_id: str) -> int:
@@ -276,7 +295,7 @@ class PhraseStore:
     @property
     def splits(self) -> list[str]:
         """Names of the splits that hold images, sorted."""
-        return sorted({row[1] for row in self._rows})
+        return sorted({row[1] for row in self._rows} | self._further_splits.keys())
 
     def image(self, image_id: str) -> ImageRecord:
         """Raises KeyError for an unknown id."""
@@ -315,6 +334,7 @@ class PhraseStore:
         self._file, self._environment = shared_environment(self.path)
         with self._environment.begin() as transaction:
             meta, index = transaction.get(_META), transaction.get(_INDEX)
+            further = transaction.get(_SPLITS, b"{}")
         if meta is None:
             raise StoreError(f"{self.path} is an LMDB file but no phrase store; {REMAKE}")
         self._meta: dict[str, Any] = _checked_meta(self.path, json.loads(meta))
@@ -324,6 +344,9 @@ class PhraseStore:
                 "again, it continues where it stopped"
             )
         self._rows: list[list[Any]] = json.loads(index)
+        self._further_splits: dict[str, frozenset[str]] = {
+            split: frozenset(ids) for split, ids in json.loads(further).items() if ids
+        }
         self._counts: dict[str, int] = {row[0]: row[3] for row in self._rows}
         self._coco_ids: dict[str, int | None] = {row[0]: row[4] for row in self._rows}
 
@@ -341,20 +364,6 @@ class PhraseStore:
         if file != self._file:
             raise StoreError(f"{self.path} was replaced while it was in use; start again")
         self._environment, self._process = environment, os.getpid()
-
-
-def _lock_for_writing(path: Path) -> int:
-    """Open (or make) the file and lock it against other writers; the descriptor holds the lock."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error}); choose another path") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StoreError(f"another process is writing {path}; wait until it ends") from None
-    return descriptor
 
 
 def _checked_meta(path: Path, meta: dict[str, Any]) -> dict[str, Any]:

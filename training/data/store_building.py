@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,6 +23,9 @@ from training.data.instances import KINDS
 from training.data.lmdb_store import ImageRecord, PhraseRecord, PhraseStoreWriter
 
 _BATCH_IMAGES = 32
+# The report is committed with every batch: what is listed in it must stay small.
+_LISTED_OF_A_KIND, _LISTED = 100, 1000
+_OTHER = "faults"
 
 
 class ReadyPhoto(NamedTuple):
@@ -71,7 +75,9 @@ class PrepareReport:
         discriminative: counts by "split/kind" of phrases that tell siblings apart.
         too_small: counts by "split/kind" of phrases dropped for their small target.
         without_phrases: images that gave no phrase and are not stored.
-        faults: one line for each faulty image or annotation.
+        faults: one line for each faulty image or annotation, up to a limit.
+        unlisted: counts of the faults beyond that limit, by kind.
+        tallies: counts of whatever a data set wants counted, by its name.
         notes: lines about the whole, as a comparison with a data set's published counts.
     """
 
@@ -81,6 +87,8 @@ class PrepareReport:
     too_small: dict[str, int] = field(default_factory=dict)
     without_phrases: int = 0
     faults: list[str] = field(default_factory=list)
+    unlisted: dict[str, int] = field(default_factory=dict)
+    tallies: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def total(self, split: str) -> int:
@@ -106,6 +114,25 @@ class PrepareReport:
             if phrase.discriminative:
                 _add(self.discriminative, f"{split}/{phrase.kind}")
 
+    def tally(self, name: str, by: int = 1) -> None:
+        """Count something by its name."""
+        _add(self.tallies, name, by)
+
+    def list_fault(self, kind: str, line: str) -> None:
+        """List a fault; of each kind the first hundred, the rest are counted."""
+        listed = f"listed {kind}"
+        if self.tallies.get(listed, 0) < _LISTED_OF_A_KIND:
+            self.faults.append(line)
+            self.tally(listed)
+        else:
+            _add(self.unlisted, kind)
+
+    def bound_faults(self) -> None:
+        """Keep the first thousand lines of all faults, count the rest."""
+        if len(self.faults) > _LISTED:
+            _add(self.unlisted, _OTHER, len(self.faults) - _LISTED)
+            del self.faults[_LISTED:]
+
     def text(self) -> str:
         """The report as a table for a terminal."""
         splits = sorted({key.split("/")[0] for key in self.images})
@@ -127,26 +154,34 @@ class PrepareReport:
                     + f"{self.too_small.get(f'{split}/{kind}', 0):>11}"
                 )
         lines.append(f"images without any phrase: {self.without_phrases}")
-        lines.append(f"faults: {len(self.faults)}")
+        lines.append(f"faults: {len(self.faults) + sum(self.unlisted.values())}")
         lines += [f"  {fault}" for fault in self.faults]
+        lines += [f"  and {n} more: {kind}" for kind, n in self.unlisted.items()]
         lines += self.notes
         return "\n".join(lines)
 
 
-def build_store(source: PhotoSource, out: Path, *, show_progress: bool = True) -> PrepareReport:
+def build_store(
+    source: PhotoSource,
+    out: Path,
+    *,
+    further_splits: Mapping[str, Collection[str]] = MappingProxyType({}),
+    show_progress: bool = True,
+) -> PrepareReport:
     """Store every photo of a data set.
 
     Run again after a kill it continues; run on a finished store it returns that store's report.
 
     Args:
         out: the LMDB file to write.
+        further_splits: image ids by split, for images in more splits than their record's own.
 
     Raises:
         ValueError: no photo gave a phrase, or `out` holds something else. Faulty photos and
             annotations are left out and listed in the report.
     """
     with PhraseStoreWriter(out, source.fingerprint) as writer:
-        state = writer.progress or {"next": 0, "report": {"faults": list(source.faults)}}
+        state = writer.progress or {"next": 0, "report": _first_report(source.faults)}
         report, begin = PrepareReport(**state["report"]), state["next"]
         if writer.finished:
             return report
@@ -155,6 +190,7 @@ def build_store(source: PhotoSource, out: Path, *, show_progress: bool = True) -
             for start in range(begin, total, _BATCH_IMAGES):
                 indices = range(start, min(start + _BATCH_IMAGES, total))
                 made = [source.make(index, report) for index in indices]
+                report.bound_faults()
                 state = {"next": indices.stop, "report": asdict(report)}
                 writer.add([item for item in made if item is not None], state)
                 bar.update(len(indices))
@@ -163,8 +199,15 @@ def build_store(source: PhotoSource, out: Path, *, show_progress: bool = True) -
                 f"no image gave a phrase; is {source.images_root} the folder that the file names "
                 f"start from?\n{report.text()}"
             )
-        writer.finish(source.image_ids, state)
+        writer.finish(source.image_ids, state, further_splits)
     return report
+
+
+def _first_report(faults: Iterable[str]) -> dict[str, Any]:
+    report = PrepareReport()
+    for fault in faults:
+        report.list_fault("faults of the annotation files", fault)
+    return asdict(report)
 
 
 def _add(counts: dict[str, int], key: str, by: int = 1) -> None:
@@ -181,22 +224,68 @@ def read_photo(path: Path, height: int, width: int) -> tuple[bytes, npt.NDArray[
     """The file's bytes (other formats re-encoded as JPEG) and its pixels (H, W, 3) uint8.
 
     EXIF orientation is not applied: COCO masks are drawn on the stored pixels.
+
+    Raises:
+        ValueError: no file, no image, or another size than annotated.
     """
+    content, form, image = _open_photo(path)
+    if image.size != (width, height):
+        raise ValueError(_size_fault(path, image, height, width))
+    pixels = np.asarray(image.convert("RGB"))
+    return content if form == "JPEG" else _encode_jpeg(image), pixels
+
+
+class FittedPhoto(NamedTuple):
+    """A photo at its annotated size, as JPEG.
+
+    greyscale: the file has one channel; readers of the store get it as RGB all the same.
+    resized_from: (height, width) of the file where it was another size, else None.
+    """
+
+    jpeg: bytes
+    greyscale: bool
+    resized_from: tuple[int, int] | None
+
+
+def fit_photo(path: Path, height: int, width: int, tolerance: float = 0.02) -> FittedPhoto:
+    """Like `read_photo`, but a photo of the annotated shape in another size is resized.
+
+    Args:
+        tolerance: by how much the ratio of width to height may differ, as a share of it.
+
+    Raises:
+        ValueError: no file, no image, or another shape than annotated.
+    """
+    content, form, image = _open_photo(path)
+    grey = image.mode in ("L", "1", "LA", "I;16")
+    if image.size == (width, height):
+        return FittedPhoto(content if form == "JPEG" else _encode_jpeg(image), grey, None)
+    ratio = (image.width / image.height) / (width / height)
+    if abs(ratio - 1) > tolerance:
+        raise ValueError(_size_fault(path, image, height, width))
+    resized = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    return FittedPhoto(_encode_jpeg(resized), grey, (image.height, image.width))
+
+
+def _open_photo(path: Path) -> tuple[bytes, str | None, Image.Image]:
+    """The file's bytes, its format and the decoded image."""
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
             form = image.format
-            pixels = np.asarray(image.convert("RGB"))
+            image.load()
+            return content, form, image
     except FileNotFoundError:
         raise ValueError(f"no file {path.name}") from None
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path.name} cannot be read ({error})") from error
-    if pixels.shape[:2] != (height, width):
-        raise ValueError(
-            f"{path.name} is {pixels.shape[1]} x {pixels.shape[0]}, annotated {width} x {height}"
-        )
-    if form != "JPEG":
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)
-        content = buffer.getvalue()
-    return content, pixels
+
+
+def _size_fault(path: Path, image: Image.Image, height: int, width: int) -> str:
+    return f"{path.name} is {image.width} x {image.height}, annotated {width} x {height}"
+
+
+def _encode_jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
