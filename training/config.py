@@ -5,13 +5,14 @@ A run is one YAML file plus `section.key=value` overrides. Unknown keys and wron
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from model.config import PRESETS
 
@@ -46,6 +47,26 @@ class AugmentSection:
 
 
 @dataclass(frozen=True)
+class MixSection:
+    """A further store to train on."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    store: str
+    split: str = "train"
+    weight: float = 1.0
+    """How much of it, relative to the main store's 1.0: its share of every epoch is its weight
+    over 1 + the sum of all weights."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(
+                f"the weight of {self.store!r} in data.mix must be above 0, not {self.weight}; "
+                "to leave a store out, take it from the list"
+            )
+
+
+@dataclass(frozen=True)
 class DataSection:
     """What is read, and how a batch is made."""
 
@@ -54,8 +75,14 @@ class DataSection:
     train_split: str = "train"
     val_split: str = "val"
     images_per_batch: int = 8
+    """Of the whole batch, over all processes and micro-batches."""
     phrases_per_image: int = 1
     """An image is encoded once for so many of its expressions."""
+    epoch: Literal["phrases", "images"] = "phrases"
+    """An epoch passes over every phrase once, or over every image with some of its phrases."""
+    mix: tuple[MixSection, ...] = ()
+    exclude: tuple[str, ...] = ()
+    """Further stores whose held-out photos must not train (those of `store` and `mix` never do)."""
     sizes: tuple[tuple[float, int], ...] = ()
     """Input sides by share of the run, e.g. [[0, 256], [0.5, 320]]; empty: the model's own."""
     workers: int = 0

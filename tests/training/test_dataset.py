@@ -52,7 +52,7 @@ def test_a_batch_depends_on_the_step_alone(tiny_run: dict[str, Any]) -> None:
 
 def test_every_image_comes_once_a_pass(tiny_run: dict[str, Any]) -> None:
     off = {"flip": 0.0, "crop": 0.0, "jitter": 0.0}
-    batches = _batches(tiny_run, augment=off, images_per_batch=9)
+    batches = _batches(tiny_run, augment=off, images_per_batch=9, epoch="images")
     passes = [{image.numpy().tobytes() for image in batches[step].images} for step in range(2)]
     assert len(passes[0]) == 9
     assert passes[0] == passes[1]

@@ -7,7 +7,7 @@ on nothing but (seed, step), so a resumed run, or one with other workers, sees t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +20,10 @@ from model.preprocess import letterbox_image, letterbox_mask
 from model.tokenizer import Tokenizer
 
 from ..config import DataSection
+from .lmdb_file import StoreError
 from .lmdb_store import PhraseRecord, PhraseStore, decode_rle
 from .phrase_templates import swap_left_right
+from .sampling import TrainingOrder, held_out_photos, training_images
 from .transforms import TRUE_UNDER_CROP, jitter, random_crop, survives_crop
 
 
@@ -45,11 +47,44 @@ class _Example:
     targets: list[NDArray[np.bool_]]
 
 
-class TrainingBatches(Dataset[Batch]):
-    """Batch `step` of a run, for every step; images in a new order each pass over the split.
+def build_order(main: PhraseStore, data: DataSection, seed: int) -> TrainingOrder:
+    """Which photo and phrases each turn of a run shows, over the main and the mixed stores.
+
+    Photos that any of these stores, or one of `data.exclude`, holds out for validation or test
+    are left out wherever they are known by their COCO number; `order.left_out` counts them.
 
     Raises:
-        ValueError: if the split holds no image with an expression.
+        ValueError: if a store is missing, or one has nothing to train on.
+    """
+    mixed = _mixed_stores(data)
+    excluded = [_named_store(path, "data.exclude") for path in data.exclude]
+    training = [(main, data.train_split, 1.0)]
+    training += [(store, mix.split, mix.weight) for store, mix in zip(mixed, data.mix, strict=True)]
+    held_out = held_out_photos(
+        [*((store, split) for store, split, _ in training), *((store, None) for store in excluded)]
+    )
+    images = [training_images(store, split, held_out, weight) for store, split, weight in training]
+    chunk = data.phrases_per_image if data.epoch == "phrases" else None
+    return TrainingOrder(images, chunk, seed)
+
+
+class TrainingBatches(Dataset[Batch]):
+    """This process's micro-batches of a run, in the order in which it needs them.
+
+    Item i is micro-batch m = i % accumulate of step i // accumulate. Of the step's
+    `data.images_per_batch` places it holds those with p % (world * accumulate) = m * world + rank,
+    so that a step learns from the same images however they are shared out.
+
+    Args:
+        store: the main store; the mixed ones are opened from `data.mix`.
+        steps: updates of the whole run; `data.sizes` counts in them.
+        seed: of the run.
+        accumulate: micro-batches of an update.
+        rank, world: number of this process, and how many there are.
+
+    Raises:
+        ValueError: if a split holds no image with an expression, a mixed store is missing, or
+            the batch cannot be shared out evenly.
     """
 
     def __init__(
@@ -62,20 +97,25 @@ class TrainingBatches(Dataset[Batch]):
         word_length: int,
         steps: int,
         seed: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.store, self.tokenizer, self.data = store, tokenizer, data
-        self.image_size, self.word_length = image_size, word_length
-        self.steps, self.seed = steps, seed
-        ids = store.image_ids(data.train_split)
-        self.image_ids = [image_id for image_id in ids if store.phrase_count(image_id)]
-        if not self.image_ids:
+        if data.images_per_batch % (world * accumulate):
             raise ValueError(
-                f"the store has no expressions in its split {data.train_split!r}; "
-                "set data.train_split to one that `python -m training prepare` reported"
+                f"data.images_per_batch={data.images_per_batch} cannot be shared out among "
+                f"{world} processes with {accumulate} micro-batches each; make it a multiple of "
+                f"{world * accumulate}, or change optim.accumulate or the number of processes"
             )
+        assert 0 <= rank < world
+        self.stores = (store, *_mixed_stores(data))
+        self.order = build_order(store, data, seed)
+        self.tokenizer, self.data, self.seed = tokenizer, data, seed
+        self.image_size, self.word_length = image_size, word_length
+        self.steps, self.accumulate, self.rank, self.world = steps, accumulate, rank, world
 
     def __len__(self) -> int:
-        return self.steps
+        return self.steps * self.accumulate
 
     def size_at(self, step: int) -> int:
         """Input side in pixels at `step`, by `data.sizes`."""
@@ -83,20 +123,19 @@ class TrainingBatches(Dataset[Batch]):
         sizes = [size for start, size in self.data.sizes if start <= share]
         return sizes[-1] if sizes else self.image_size
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, item: int) -> Batch:
+        step, micro = divmod(item, self.accumulate)
         size, count = self.size_at(step), self.data.images_per_batch
-        images, phrases, targets, index = [], [], [], []
-        for place in range(count):
-            turn = step * count + place
-            epoch, position = divmod(turn, len(self.image_ids))
-            image_id = self.image_ids[_order(len(self.image_ids), self.seed, epoch)[position]]
-            rng = np.random.default_rng((self.seed, turn))
-            example = self._example(image_id, rng)
+        images: list[NDArray[np.uint8]] = []
+        phrases, targets, index = [], [], []
+        first = micro * self.world + self.rank
+        for place in range(first, count, self.world * self.accumulate):
+            example = self._example(step * count + place)
             square, geometry = letterbox_image(example.image, size)
+            index += [len(images)] * len(example.phrases)
             images.append(square)
             phrases += example.phrases
             targets += [letterbox_mask(mask, geometry, size // 4) for mask in example.targets]
-            index += [place] * len(example.phrases)
         tokens = self.tokenizer.encode(phrases, self.word_length).tokens
         return Batch(
             torch.from_numpy(np.stack(images)),
@@ -105,10 +144,12 @@ class TrainingBatches(Dataset[Batch]):
             torch.tensor(index),
         )
 
-    def _example(self, image_id: str, rng: np.random.Generator) -> _Example:
-        image = self.store.photo(image_id)
-        records = self.store.phrases(image_id)
-        augment = self.data.augment
+    def _example(self, turn: int) -> _Example:
+        unit = self.order.unit(turn)
+        rng = np.random.default_rng((self.seed, turn))
+        store, augment = self.stores[unit.store], self.data.augment
+        image, records = store.photo(unit.image_id), store.phrases(unit.image_id)
+        records = [records[place] for place in unit.phrases]
         example = None
         if rng.random() < augment.crop:
             example = self._cropped(image, records, rng)
@@ -130,7 +171,10 @@ class TrainingBatches(Dataset[Batch]):
     def _cropped(
         self, image: NDArray[np.uint8], records: list[PhraseRecord], rng: np.random.Generator
     ) -> _Example | None:
-        """A crop with phrases that stay true in it, or None where none does."""
+        """A crop with phrases that stay true in it, or None where none does.
+
+        Where an epoch passes over every phrase, None as soon as one would be lost.
+        """
         crop = random_crop(image.shape[0], image.shape[1], rng)
         stable = [record for record in records if record.kind in TRUE_UNDER_CROP]
         phrases, targets = [], []
@@ -139,7 +183,19 @@ class TrainingBatches(Dataset[Batch]):
             if survives_crop(mask, crop):
                 phrases.append(record.phrase)
                 targets.append(crop.of(mask))
-        return _Example(crop.of(image), phrases, targets) if phrases else None
+        needed = len(records) if self.data.epoch == "phrases" else 1
+        return _Example(crop.of(image), phrases, targets) if len(phrases) >= needed else None
+
+
+def _mixed_stores(data: DataSection) -> list[PhraseStore]:
+    return [_named_store(mix.store, "data.mix") for mix in data.mix]
+
+
+def _named_store(path: str, setting: str) -> PhraseStore:
+    try:
+        return PhraseStore(Path(path))
+    except StoreError as error:
+        raise StoreError(f"{setting}: {error}") from error
 
 
 def _mirrored(example: _Example) -> _Example:
@@ -148,11 +204,6 @@ def _mirrored(example: _Example) -> _Example:
         [swap_left_right(phrase) or phrase for phrase in example.phrases],
         [mask[:, ::-1] for mask in example.targets],
     )
-
-
-@lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, epoch, count)).permutation(count)
 
 
 def real_requests(
