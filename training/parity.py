@@ -10,24 +10,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
-from numpy.typing import NDArray
 
 from model.segvlm import SegVLM
 
-Array = NDArray[Any]
+from .onnx_graphs import PYRAMID as PYRAMID
+from .onnx_graphs import TEXT as TEXT
+from .onnx_graphs import Array, OnnxGraphs
+
 Outputs = dict[str, Array]
 
 RELATIVE_TOLERANCE = 1e-3
 """Largest difference of an output, as a share of that output's largest magnitude."""
 LEAST_MASK_IOU = 0.999
-
-PYRAMID = ("p3", "p4", "p5")
-TEXT = ("words", "state", "pad_mask")
 
 
 @dataclass(frozen=True)
@@ -43,28 +40,17 @@ class Request:
     text_of: Sequence[int]
 
 
-class Graphs:
-    """The three exported graphs of `directory` in ONNX Runtime on the CPU."""
+class Graphs(OnnxGraphs):
+    """The three exported graphs of `directory`, with as many threads as torch has."""
 
     def __init__(self, directory: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self._image, self._text, self._decoder = (
-            onnxruntime.InferenceSession(
-                str(directory / f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
-            )
-            for name in ("image_encoder", "text_encoder", "mask_decoder")
-        )
+        super().__init__(directory, torch.get_num_threads())
 
     def answer(self, request: Request) -> Outputs:
         """Every output of the three graphs by name; `logits` has P rows."""
-        pyramid = self._image.run(PYRAMID, {"image": request.images})
-        text = self._text.run(TEXT, {"tokens": request.tokens})
-        pairs = {
-            **{n: v[list(request.image_of)] for n, v in zip(PYRAMID, pyramid, strict=True)},
-            **{n: v[list(request.text_of)] for n, v in zip(TEXT, text, strict=True)},
-        }
-        (logits,) = self._decoder.run(["logits"], pairs)
+        pyramid, text = self.encode_image(request.images), self.encode_text(request.tokens)
+        image_of, text_of = list(request.image_of), list(request.text_of)
+        logits = self.decode([p[image_of] for p in pyramid], [t[text_of] for t in text])
         return dict(zip((*PYRAMID, *TEXT, "logits"), (*pyramid, *text, logits), strict=True))
 
 

@@ -1,13 +1,14 @@
 """Probability maps at a photo's own size, from a network in torch or from an exported bundle.
 
 Both predictors encode the photo once for all of its phrases, and use the letterbox and its inverse
-of `model.preprocess`, as the service does.
+of `model.preprocess`, as the service does. N = phrases, S = input side, L = word length.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from model.bundle import Bundle
 
 Probabilities = list[NDArray[np.float32]]
+Prepared = TypeVar("Prepared")
+Answer = TypeVar("Answer")
 
 
 class Predictor(Protocol):
@@ -36,7 +39,92 @@ class Predictor(Protocol):
         ...
 
 
-class TorchPredictor:
+class StagedPredictor(ABC, Generic[Prepared, Answer]):
+    """A predictor in three stages, of which `answer` alone needs the device.
+
+    `prepare` and `restore` may run in other threads, for photos ahead of and behind the one that
+    the device works on.
+    """
+
+    @abstractmethod
+    def prepare(self, image: NDArray[np.uint8], phrases: Sequence[str]) -> Prepared:
+        """What the device needs; `image` uint8 RGB (H, W, 3), at least one phrase."""
+
+    @abstractmethod
+    def answer(self, prepared: Prepared) -> Answer:
+        """The device's work, which may still be on its way when this returns."""
+
+    @abstractmethod
+    def restore(self, answer: Answer) -> Iterator[NDArray[np.float32]]:
+        """Wait for the device; then each phrase's map float32 (H, W), made when it is asked for."""
+
+    def predict(self, image: NDArray[np.uint8], phrases: Sequence[str]) -> Probabilities:
+        """See `Predictor`."""
+        if not phrases:
+            return []
+        return list(self.restore(self.answer(self.prepare(image, phrases))))
+
+
+class InOnePiece(StagedPredictor[tuple[NDArray[np.uint8], Sequence[str]], Probabilities]):
+    """Any predictor as a staged one; all of its work is the device's."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+
+    def prepare(
+        self, image: NDArray[np.uint8], phrases: Sequence[str]
+    ) -> tuple[NDArray[np.uint8], Sequence[str]]:
+        return image, phrases
+
+    def answer(self, prepared: tuple[NDArray[np.uint8], Sequence[str]]) -> Probabilities:
+        return self._predictor.predict(*prepared)
+
+    def restore(self, answer: Probabilities) -> Iterator[NDArray[np.float32]]:
+        return iter(answer)
+
+
+class Question(NamedTuple):
+    """A photo and phrases for the network: square (S, S, 3) uint8, tokens (N, L) int64."""
+
+    square: NDArray[np.uint8]
+    tokens: NDArray[np.int64]
+    geometry: Letterbox
+
+
+Logits = Tensor | NDArray[np.float32]
+"""(N, S/4, S/4)."""
+
+
+class _NetworkPredictor(StagedPredictor[Question, tuple[Logits, Letterbox]]):
+    """Letterbox, network, and the letterbox's inverse."""
+
+    def __init__(self, tokenizer: Tokenizer, image_size: int, word_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._image_size = image_size
+        self._word_length = word_length
+
+    def prepare(self, image: NDArray[np.uint8], phrases: Sequence[str]) -> Question:
+        """See `StagedPredictor`."""
+        square, geometry = letterbox_image(image, self._image_size)
+        tokens = self._tokenizer.encode(phrases, self._word_length).tokens
+        return Question(square, tokens, geometry)
+
+    def answer(self, prepared: Question) -> tuple[Logits, Letterbox]:
+        """See `StagedPredictor`."""
+        return self._logits(prepared.square, prepared.tokens), prepared.geometry
+
+    def restore(self, answer: tuple[Logits, Letterbox]) -> Iterator[NDArray[np.float32]]:
+        """See `StagedPredictor`."""
+        logits, geometry = answer
+        array = logits.float().cpu().numpy() if isinstance(logits, Tensor) else logits
+        return (restore_probability(sigmoid(each), geometry) for each in array)
+
+    @abstractmethod
+    def _logits(self, square: NDArray[np.uint8], tokens: NDArray[np.int64]) -> Logits:
+        """Encode the photo once, and all phrases on it."""
+
+
+class TorchPredictor(_NetworkPredictor):
     """Runs a SegVLM on a torch device; puts it into evaluation mode and leaves it there.
 
     `batch_size`: phrases decoded together. `autocast`: bfloat16 where torch considers it safe, for
@@ -52,8 +140,8 @@ class TorchPredictor:
         batch_size: int = 32,
         autocast: bool = False,
     ) -> None:
+        super().__init__(tokenizer, model.config.image_size, model.config.word_length)
         self._model = model
-        self._tokenizer = tokenizer
         self._device = torch.device(device)
         if autocast and self._device.type != "cuda":
             raise ValueError(f"autocast needs a CUDA device, not {self._device}; leave it off")
@@ -61,25 +149,19 @@ class TorchPredictor:
         self._autocast = autocast
 
     @torch.inference_mode()
-    def predict(self, image: NDArray[np.uint8], phrases: Sequence[str]) -> Probabilities:
-        """See `Predictor`."""
-        if not phrases:
-            return []
+    def _logits(self, square: NDArray[np.uint8], tokens: NDArray[np.int64]) -> Tensor:
         self._model.eval()
-        config = self._model.config
-        square, geometry = letterbox_image(image, config.image_size)
-        tokens = torch.from_numpy(self._tokenizer.encode(phrases, config.word_length).tokens)
+        words = torch.from_numpy(tokens).to(self._device)
         pixels = torch.from_numpy(square)[None].to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             pyramid = self._model.encode_image(pixels)
-            text = self._model.encode_text(tokens.to(self._device))
-            logits = torch.cat(
+            text = self._model.encode_text(words)
+            return torch.cat(
                 [
                     self._decode(pyramid, [part[chosen] for part in text])
-                    for chosen in _batches(len(phrases), self._batch_size)
+                    for chosen in _batches(len(tokens), self._batch_size)
                 ]
             )
-        return _restore(logits.float().cpu().numpy(), geometry)
 
     def _decode(self, pyramid: Sequence[Tensor], text: Sequence[Tensor]) -> Tensor:
         count = len(text[0])
@@ -88,49 +170,29 @@ class TorchPredictor:
         return logits
 
 
-class BundlePredictor:
+class BundlePredictor(_NetworkPredictor):
     """Runs a bundle's three ONNX graphs on the CPU, as the service's default backend does.
 
     `threads`: of ONNX Runtime, 0 = its own choice. `batch_size`: phrases decoded together.
     """
 
     def __init__(self, bundle: Bundle, threads: int = 0, batch_size: int = 8) -> None:
-        import onnxruntime
+        from training.onnx_graphs import OnnxGraphs
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._image_encoder, self._text_encoder, self._mask_decoder = (
-            onnxruntime.InferenceSession(
-                str(bundle.file(f"{name}.onnx")), options, providers=["CPUExecutionProvider"]
-            )
-            for name in ("image_encoder", "text_encoder", "mask_decoder")
-        )
-        self._tokenizer = bundle.tokenizer()
-        self._image_size = bundle.config.image_size
-        self._word_length = bundle.config.word_length
+        config = bundle.config
+        super().__init__(bundle.tokenizer(), config.image_size, config.word_length)
+        self._graphs = OnnxGraphs(bundle.path, threads)
         self._batch_size = _positive(batch_size)
 
-    def predict(self, image: NDArray[np.uint8], phrases: Sequence[str]) -> Probabilities:
-        """See `Predictor`."""
-        if not phrases:
-            return []
-        square, geometry = letterbox_image(image, self._image_size)
-        tokens = self._tokenizer.encode(phrases, self._word_length).tokens
-        levels, parts = ("p3", "p4", "p5"), ("words", "state", "pad_mask")
-        pyramid = self._image_encoder.run(levels, {"image": square[None]})
-        text = self._text_encoder.run(parts, {"tokens": tokens})
+    def _logits(self, square: NDArray[np.uint8], tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        pyramid = self._graphs.encode_image(square[None])
+        text = self._graphs.encode_text(tokens)
         logits = []
-        for chosen in _batches(len(phrases), self._batch_size):
-            inputs = {name: part[chosen] for name, part in zip(parts, text, strict=True)}
-            count = len(inputs["words"])
-            for name, level in zip(levels, pyramid, strict=True):
-                inputs[name] = np.repeat(level, count, axis=0)
-            logits.append(self._mask_decoder.run(["logits"], inputs)[0])
-        return _restore(np.concatenate(logits), geometry)
-
-
-def _restore(logits: NDArray[np.float32], geometry: Letterbox) -> Probabilities:
-    return [restore_probability(each, geometry) for each in sigmoid(logits)]
+        for chosen in _batches(len(tokens), self._batch_size):
+            parts = [part[chosen] for part in text]
+            levels = [np.repeat(level, len(parts[0]), axis=0) for level in pyramid]
+            logits.append(self._graphs.decode(levels, parts))
+        return np.concatenate(logits)
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:
