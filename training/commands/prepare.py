@@ -1,4 +1,4 @@
-"""python -m training prepare {instances,refcoco,voc}: a data set -> a phrase store."""
+"""python -m training prepare {instances,phrasecut,refcoco,voc}: a data set -> a phrase store."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def add(commands: Commands) -> None:
     data_sets = prepare.add_subparsers(required=True, metavar="DATA_SET")
 
     _declare_instances(data_sets)
+    _declare_phrasecut(data_sets)
     _declare_refcoco(data_sets)
     _declare_voc(data_sets)
 
@@ -56,6 +57,25 @@ def _instances(options: argparse.Namespace) -> None:
         options.annotations, images, options.out, seed=options.seed, defaults=defaults
     )
     print(report.text())
+
+
+def _declare_phrasecut(data_sets: Commands) -> None:
+    phrasecut = data_sets.add_parser("phrasecut", help="PhraseCut, every split in one store")
+    phrasecut.add_argument("--root", type=Path, required=True, help="the folder VGPhraseCut_v0")
+    phrasecut.add_argument("--out", type=Path, required=True, help="the store to write")
+    phrasecut.add_argument(
+        "--splits",
+        default="train,val,test,miniv",
+        help="separated by commas; with val and miniv the store also has val_miniv, both together",
+    )
+    phrasecut.set_defaults(run=_phrasecut)
+
+
+def _phrasecut(options: argparse.Namespace) -> None:
+    from training.prepare_phrasecut import prepare_phrasecut
+
+    splits = [name.strip() for name in options.splits.split(",") if name.strip()]
+    print(prepare_phrasecut(options.root, options.out, splits).text())
 
 
 def _declare_refcoco(data_sets: Commands) -> None:
