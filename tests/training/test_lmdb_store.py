@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
+import resource
 from pathlib import Path
 
 import lmdb
@@ -156,6 +157,45 @@ def test_an_unfinished_store_is_refused_and_continued(tmp_path: Path) -> None:
         writer.add(made[2:], {"next": 4})
         writer.finish(["0", "1", "2", "3", "never stored"], {"next": 4})
     assert len(PhraseStore(path)) == 4
+
+
+def test_an_image_in_several_splits_is_stored_once(tmp_path: Path) -> None:
+    path = tmp_path / "store.lmdb"
+    made = items(6)
+    further = {"whole": ["5", "0", "never stored"], "val": ["2"], "empty": ["never stored"]}
+    with PhraseStoreWriter(path, FINGERPRINT) as writer:
+        writer.add(made, {})
+        writer.finish([record.image_id for record, _, _ in made], {}, further)
+    store = pickle.loads(pickle.dumps(PhraseStore(path)))
+    assert len(store) == 6
+    assert store.splits == ["train", "val", "whole"]
+    assert store.image_ids("whole") == ["0", "5"]  # in stored order
+    assert store.image_ids("val") == ["0", "2", "3"]
+    assert store.image_ids("val", sources=("a",)) == ["2"]
+    assert store.image_ids("train") == ["1", "2", "4", "5"]
+    assert store.image("2").split == "train"
+
+
+def _write_on_a_full_disk(path: Path, queue: multiprocessing.Queue[str]) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+    try:
+        write_store(path, jpeg_bytes=100_000)
+    except StoreError as error:
+        queue.put(str(error))
+    except BaseException as error:
+        queue.put(f"not refused: {error!r}")
+
+
+def test_a_full_disk_ends_with_one_line_and_a_later_run_continues(tmp_path: Path) -> None:
+    path = tmp_path / "store.lmdb"
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_write_on_a_full_disk, args=(path, queue))
+    child.start()
+    said = queue.get(timeout=60)
+    child.join(60)
+    assert "cannot be written" in said and "make room on its disk" in said
+    assert PhraseStore(write_store(path)).phrase_count("5") == 2
 
 
 def test_a_store_of_other_input_is_refused(store_path: Path) -> None:

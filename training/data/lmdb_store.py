@@ -235,6 +235,15 @@ class PhraseStoreWriter:
         return None if value is None else json.loads(bytes(value))
 
     def _commit(self, items: Sequence[tuple[bytes, bytes]]) -> None:
+        try:
+            self._write(items)
+        except (lmdb.Error, OSError) as error:
+            raise StoreError(
+                f"{self.path} cannot be written ({error}); make room on its disk and run the same "
+                "command again, it continues where it stopped"
+            ) from error
+
+    def _write(self, items: Sequence[tuple[bytes, bytes]]) -> None:
         while True:
             try:
                 with self._environment.begin(write=True) as transaction:
