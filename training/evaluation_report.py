@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from training.metrics import ScoreSummary
+from training.metrics import ALL, PRECISION_THRESHOLDS, ScoreSummary
+
+_PHRASECUT_LEGEND = (
+    "c: the category, by its rank or as one of COCO's; i: 1, 2 to 4, or more instances; p: what "
+    "the phrase holds (a + where it takes that to tell the target apart); s: target below 2 %, "
+    "between, above 20 % of the image; a: the rank of the best known attribute; d: whether COCO "
+    "has the photo. Each subset stands for itself; many overlap."
+)
 
 
 class SwapSummary(TypedDict):
@@ -60,18 +67,37 @@ class Probes:
         }
 
 
+class NoTargetSummary(TypedDict):
+    """Phrases that mean nothing in their photo, as gRefCOCO has them.
+
+    num, num_target: phrases with an empty and with a real target.
+    n_acc: share of the former that are answered with an empty mask.
+    t_acc: share of the latter that are answered with some mask; None where there are none.
+    giou: mean IoU in which an empty answer to an empty target counts 1; elsewhere in a report it
+        counts 0, PhraseCut's rule.
+    """
+
+    num: int
+    n_acc: float
+    num_target: int
+    t_acc: float | None
+    giou: float
+
+
 @dataclass(frozen=True)
 class EvaluationReport:
     """Scores over all phrases of a split.
 
     overall is "all" in the JSON form. kinds, sources, sizes (s_small, s_mid, s_large) partition
     the phrases; discriminative are those whose target is a proper subset of its class in the
-    photo. subsets: the data set's own, {} where it has none; they may overlap. empty_share: phrases
-    answered with an empty mask. probes: None where not asked for.
+    photo. subsets: the data set's own, {} where it has none; they may overlap. PhraseCut has always
+    all of `phrasecut_subsets.SUBSETS`, in that order. empty_share: phrases answered with an empty
+    mask. no_target: None where every phrase has a target. probes: None where not asked for.
+    threshold: None where the masks came from files.
     """
 
     split: str
-    threshold: float
+    threshold: float | None
     num_images: int
     num_phrases: int
     overall: ScoreSummary
@@ -81,6 +107,7 @@ class EvaluationReport:
     discriminative: ScoreSummary
     subsets: dict[str, ScoreSummary]
     empty_share: float
+    no_target: NoTargetSummary | None
     probes: Probes | None
 
     @property
@@ -105,35 +132,60 @@ class EvaluationReport:
             "discriminative": self.discriminative,
             "subsets": self.subsets,
             "empty_share": self.empty_share,
+            "no_target": self.no_target,
             "probes": None if self.probes is None else self.probes.to_dict(),
         }
 
     def to_markdown(self) -> str:
         """The same as tables, in per cent where the column says so."""
+        given = "masks from files" if self.threshold is None else f"threshold {self.threshold:g}"
         lines = [
             f"Split `{self.split}`: {self.num_phrases} phrases on {self.num_images} images, "
-            f"threshold {self.threshold:g}, {self.empty_share:.1%} of the masks empty.",
+            f"{given}, {self.empty_share:.1%} of the masks empty.",
             "",
-            "| phrases | number | mean IoU | cumulative IoU | P@0.5 | P@0.7 | P@0.9 |",
-            "|---|--:|--:|--:|--:|--:|--:|",
-            *(_score_row(name, summary) for name, summary in self._rows()),
         ]
+        if ALL in self.subsets:  # PhraseCut's, which hold its kinds and sizes too
+            lines += [*_score_table("subset", self.subsets.items()), "", _PHRASECUT_LEGEND]
+        else:
+            lines += _score_table("phrases", self._rows())
+        if self.no_target is not None:
+            lines += ["", _no_target_line(self.no_target)]
         if self.probes is not None:
             lines += ["", *_probe_lines(self.probes, self.overall, self.kinds)]
         return "\n".join(lines) + "\n"
 
     def _rows(self) -> Iterator[tuple[str, ScoreSummary]]:
         yield "**all**", self.overall
-        for title, group in (("kind", self.kinds), ("size", self.sizes), ("source", self.sources)):
-            for name, summary in group.items():
-                yield f"{title}: {name}", summary
-        yield "discriminative", self.discriminative
+        groups = [("kind", self.kinds), ("size", self.sizes), ("source", self.sources)]
+        for title, group in [*groups, ("subset", self.subsets)]:
+            if len(group) > 1 or title != "source":  # a single source is "all" once more
+                for name, summary in group.items():
+                    yield f"{title}: {name}", summary
+        if self.discriminative["num"]:
+            yield "discriminative", self.discriminative
 
 
-def _score_row(name: str, summary: ScoreSummary) -> str:
-    precision = (f"{summary['precision'][threshold]:.3f}" for threshold in ("0.5", "0.7", "0.9"))
-    scores = f"{summary['mean_iou']:.3f} | {summary['cum_iou']:.3f}"
-    return f"| {name} | {summary['num']} | {scores} | {' | '.join(precision)} |"
+def _score_table(title: str, rows: Iterable[tuple[str, ScoreSummary]]) -> Iterator[str]:
+    precisions = " | ".join(f"P@{threshold}" for threshold in PRECISION_THRESHOLDS)
+    yield f"| {title} | number | mean IoU | cumulative IoU | {precisions} |"
+    yield "|---|--:|--:|--:" + "|--:" * len(PRECISION_THRESHOLDS) + "|"
+    for name, summary in rows:
+        scores = [summary["mean_iou"], summary["cum_iou"], *summary["precision"].values()]
+        cells = " | ".join(f"{score:.3f}" if summary["num"] else "" for score in scores)
+        yield f"| {name} | {summary['num']} | {cells} |"
+
+
+def _no_target_line(summary: NoTargetSummary) -> str:
+    return (
+        f"{summary['num']} phrases have no target: {summary['n_acc']:.1%} of them were answered "
+        f"with an empty mask (N-acc), {_share(summary['t_acc'])} of the {summary['num_target']} "
+        f"others with some mask (T-acc). Mean IoU where an empty answer to no target counts 1 "
+        f"(gIoU): {summary['giou']:.3f}; in the tables it counts 0."
+    )
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1%}"
 
 
 def _probe_lines(

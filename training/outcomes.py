@@ -7,17 +7,36 @@ depend on the order of its outcomes, to the last bit.
 
 from __future__ import annotations
 
+import csv
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from training.data.lmdb_store import PhraseRecord, decode_rle
-from training.evaluation_report import EvaluationReport, Probes, SwapSummary, TextProbe
-from training.metrics import Mask, SegmentationScores, iou_of, mask_overlap, size_band
+from training.data.phrasecut_subsets import SUBSETS
+from training.evaluation_report import (
+    EvaluationReport,
+    NoTargetSummary,
+    Probes,
+    SwapSummary,
+    TextProbe,
+)
+from training.metrics import (
+    ALL,
+    Mask,
+    ScoreSummary,
+    SegmentationScores,
+    iou_of,
+    mask_overlap,
+    size_band,
+)
 
 BLANK = ""
 """The text of the blank probe."""
+
+CSV_COLUMNS = ("image_id", "task_id", "phrase", "kind", "intersection", "union", "iou", "empty")
 
 _KIND, _SOURCE, _SIZE, _SUBSET = "kind/", "source/", "size/", "subset/"
 _DISCRIMINATIVE = "discriminative"
@@ -127,9 +146,12 @@ def phrase_outcomes(
     return outcomes
 
 
-def report_of(outcomes: Sequence[PhraseOutcome], split: str, threshold: float) -> EvaluationReport:
+def report_of(
+    outcomes: Sequence[PhraseOutcome], split: str, threshold: float | None
+) -> EvaluationReport:
     """The report of a split's outcomes, from one process or from many, in any order.
 
+    `threshold` is what the masks were made with, None where they came from files.
     Raises ValueError for no outcomes, for a phrase that is there twice (a sampler that pads its
     processes to equal lengths does that), and where only some have probes.
     """
@@ -150,10 +172,22 @@ def report_of(outcomes: Sequence[PhraseOutcome], split: str, threshold: float) -
         sources=scores.summaries(_SOURCE),
         sizes=scores.summaries(_SIZE),
         discriminative=scores.summary(_DISCRIMINATIVE),
-        subsets=scores.summaries(_SUBSET),
+        subsets=_subset_scores(scores),
         empty_share=sum(each.empty for each in outcomes) / len(outcomes),
+        no_target=_no_target(outcomes),
         probes=_probe_report(outcomes) if None not in answered else None,
     )
+
+
+def write_csv(outcomes: Iterable[PhraseOutcome], path: Path) -> None:
+    """One row for each phrase; pixels at the photo's size, IoU unrounded, empty as 0 or 1."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(CSV_COLUMNS)
+        for each in outcomes:
+            pixels = (each.overlap.intersection, each.overlap.union)
+            named = (each.image_id, each.task_id, each.phrase, each.kind)
+            writer.writerow([*named, *pixels, repr(each.overlap.iou), int(each.empty)])
 
 
 def _check(outcomes: Sequence[PhraseOutcome]) -> None:
@@ -169,6 +203,37 @@ def _check(outcomes: Sequence[PhraseOutcome]) -> None:
         seen.add((each.image_id, each.index))
     if len({each.probes is None for each in outcomes}) > 1:
         raise ValueError("some outcomes have probes and some have none; score all of them alike")
+
+
+def _subset_scores(scores: SegmentationScores) -> dict[str, ScoreSummary]:
+    """PhraseCut's subsets all and in their order, other names sorted."""
+    found = scores.summaries(_SUBSET)
+    if found.keys() & set(SUBSETS):
+        official = {name: scores.summary(_SUBSET + name) for name in SUBSETS}
+        return {
+            **official,
+            ALL: scores.summary(),
+            **{k: found[k] for k in found if k not in official},
+        }
+    return found
+
+
+def _no_target(outcomes: Sequence[PhraseOutcome]) -> NoTargetSummary | None:
+    """As gRefCOCO (CVPR 2023) scores it; None where every phrase has a target."""
+    without = [each.empty for each in outcomes if not each.target]
+    answered = [not each.empty for each in outcomes if each.target]
+    if not without:
+        return None
+    scores = SegmentationScores(empty_match=1.0)
+    for each in outcomes:
+        scores.add_counts(each.overlap.intersection, each.overlap.union)
+    return NoTargetSummary(
+        num=len(without),
+        n_acc=sum(without) / len(without),
+        num_target=len(answered),
+        t_acc=sum(answered) / len(answered) if answered else None,
+        giou=scores.summary()["mean_iou"],
+    )
 
 
 def _overlap(first: Mask, second: Mask) -> Overlap:

@@ -1,57 +1,220 @@
-"""python -m training evaluate: score a checkpoint or a bundle on a split."""
+"""python -m training evaluate: score a checkpoint, a bundle, or files of PhraseCut predictions."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-from model.bundle import Bundle
-from model.tokenizer import clip_tokenizer
-from training.data.lmdb_store import PhraseStore
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import Commands
+
+if TYPE_CHECKING:
+    from training.evaluation_report import EvaluationReport
+    from training.frame_rate import FrameRates
+    from training.outcomes import PhraseOutcome
+    from training.predictors import Predictor
+
+PAPER_THRESHOLD = 0.35
+"""Of CRIS, the paper's baseline; what a checkpoint is scored with unless it is told otherwise."""
+
+_DESCRIPTION = """\
+Score a model on a split of a phrase store (--checkpoint or --bundle, with --data), or PNGs of
+predictions against the PhraseCut annotations (--phrasecut, with --predictions). Prints tables."""
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    evaluate = commands.add_parser("evaluate", help="score a checkpoint or a bundle on a split")
-    source = evaluate.add_mutually_exclusive_group(required=True)
+    parser = commands.add_parser(
+        "evaluate",
+        help="score a checkpoint, a bundle, or prediction files",
+        description=_DESCRIPTION,
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="safetensors of `train`")
     source.add_argument("--bundle", type=Path, help="directory of `export`")
-    evaluate.add_argument("--data", type=Path, required=True, help="a phrase store")
-    evaluate.add_argument("--split", default="val")
-    evaluate.add_argument("--threshold", type=float, help="default: the bundle's, else 0.35")
-    evaluate.add_argument("--sweep", action="store_true", help="scores by threshold; not on test")
-    evaluate.add_argument("--no-probes", action="store_true", help="only the phrases themselves")
-    evaluate.add_argument("--json", type=Path, help="write the report here too")
-    evaluate.set_defaults(run=_run)
+    source.add_argument("--phrasecut", type=Path, help="VGPhraseCut_v0, to score files")
+    parser.add_argument("--data", type=Path, help="the phrase store that a model is scored on")
+    parser.add_argument("--split", default="val")
+
+    model = parser.add_argument_group("of a model")
+    model.add_argument(
+        "--threshold", type=float, help=f"default: the bundle's, else {PAPER_THRESHOLD}"
+    )
+    model.add_argument("--sweep", action="store_true", help="scores by threshold; not on test")
+    model.add_argument("--no-probes", action="store_true", help="only the phrases themselves")
+    model.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: GPU")
+    model.add_argument(
+        "--write-predictions", type=Path, metavar="DIR", help="1-bit {task_id}.png of every phrase"
+    )
+    model.add_argument("--fps", action="store_true", help="measure frames per second as well")
+
+    files = parser.add_argument_group("of files")
+    files.add_argument("--predictions", type=Path, metavar="DIR", help="holds {task_id}.png")
+    files.add_argument(
+        "--missing", choices=("refuse", "zero"), default="refuse", help="phrases without a file"
+    )
+
+    out = parser.add_argument_group("output")
+    out.add_argument("--json", type=Path, help="the report")
+    out.add_argument("--csv", type=Path, help="a row for each phrase")
+    out.add_argument("--markdown", type=Path, help="the tables that are printed")
+    parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
-    from model.checkpoint import load
-    from training.evaluate import best_threshold, evaluate, sweep
-    from training.predictors import BundlePredictor, Predictor, TorchPredictor
-    from training.setup import pick_device
+    _check(options)
+    if options.phrasecut:
+        _score_files(options)
+    elif options.sweep:
+        _sweep(options)
+    else:
+        _score_model(options)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that would be ignored. Raises ValueError."""
+    of_model = {
+        "--data": options.data,
+        "--threshold": options.threshold is not None,
+        "--sweep": options.sweep,
+        "--no-probes": options.no_probes,
+        "--precision": options.precision != "fp32",
+        "--write-predictions": options.write_predictions,
+        "--fps": options.fps,
+    }
+    of_files = {"--predictions": options.predictions, "--missing": options.missing != "refuse"}
+    foreign, whose = (
+        (of_model, "a model (--checkpoint or --bundle)")
+        if options.phrasecut
+        else (of_files, "files (--phrasecut)")
+    )
+    for name, given in foreign.items():
+        if given:
+            raise ValueError(f"{name} is an option for scoring {whose}; leave it out")
+    if options.phrasecut and not options.predictions:
+        raise ValueError("--phrasecut needs --predictions, the folder of the PNGs")
+    if not options.phrasecut and not options.data:
+        raise ValueError("--data is missing; make a store with `python -m training prepare`")
+    if options.sweep:
+        for name in ("threshold", "write_predictions", "fps", "csv", "markdown"):
+            if getattr(options, name) is not None and getattr(options, name) is not False:
+                raise ValueError(f"--sweep does not go with --{name.replace('_', '-')}")
+
+
+def _score_files(options: argparse.Namespace) -> None:
+    from training.outcomes import report_of
+    from training.phrasecut_scoring import score_files
+
+    scores = score_files(
+        options.phrasecut,
+        options.split,
+        options.predictions,
+        zero_missing=options.missing == "zero",
+    )
+    report = report_of(scores.outcomes, options.split, None)
+    _write(options, report, scores.outcomes, {"files": scores.to_dict()}, scores.notes())
+
+
+def _score_model(options: argparse.Namespace) -> None:
+    from training.data.lmdb_store import PhraseStore
+    from training.evaluate import score_images
+    from training.outcomes import report_of
+    from training.phrasecut_scoring import PredictionWriter
+
+    model = _open_model(options)
+    store = PhraseStore(options.data)
+    sink = None
+    if options.write_predictions:
+        sink = PredictionWriter(options.write_predictions, store, options.split)
+    outcomes = score_images(
+        model.predictor,
+        store,
+        options.split,
+        model.threshold,
+        probes=not options.no_probes,
+        mask_sink=sink,
+    )
+    report = report_of(outcomes, options.split, model.threshold)
+    more: dict[str, Any] = {"data": store.metadata()["fingerprint"]}
+    notes = []
+    if options.fps:
+        rates = model.frame_rates()
+        more["frame_rate"] = rates.to_dict()
+        notes.append(rates.to_markdown())
+    _write(options, report, outcomes, more, notes)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from training.data.lmdb_store import PhraseStore
+    from training.evaluate import best_threshold, sweep
+
+    store = PhraseStore(options.data)
+    scores = sweep(_open_model(options).predictor, store, options.split)
+    for value, row in scores.items():
+        print(f"{value:.2f}  mean IoU {row['mean_iou']:.4f}  cumulative {row['cum_iou']:.4f}")
+    best = best_threshold(scores)
+    print(f"best: {best:.2f}")
+    if options.json:
+        curve = {f"{value:.2f}": row for value, row in scores.items()}
+        content = {"split": options.split, "best_threshold": best, "sweep": curve}
+        _write_json(options.json, {**content, "data": store.metadata()["fingerprint"]})
+
+
+class _Model(NamedTuple):
+    """What is scored, its own threshold, and how to time it."""
 
     predictor: Predictor
+    threshold: float
+    frame_rates: Callable[[], FrameRates]
+
+
+def _open_model(options: argparse.Namespace) -> _Model:
+    """The checkpoint or bundle that the options name, on the device that there is."""
+    from model.bundle import Bundle
+    from model.checkpoint import load
+    from model.tokenizer import clip_tokenizer
+    from training.frame_rate import bundle_frame_rates, network_frame_rates
+    from training.predictors import BundlePredictor, TorchPredictor
+    from training.setup import pick_device
+
+    precision, threshold = options.precision, options.threshold
     if options.bundle:
+        if precision != "fp32":
+            raise ValueError("a bundle's graphs are fp32; leave --precision out")
         bundle = Bundle.load(options.bundle)
-        predictor, threshold = BundlePredictor(bundle), bundle.config.threshold
-    else:
-        device = pick_device()
-        model = load(options.checkpoint).to(device)
-        predictor, threshold = TorchPredictor(model, clip_tokenizer(), device), 0.35
-    store = PhraseStore(options.data)
-    if options.sweep:
-        scores = sweep(predictor, store, options.split)
-        for value, row in scores.items():
-            print(f"{value:.2f}  mean IoU {row['mean_iou']:.4f}  cumulative {row['cum_iou']:.4f}")
-        print(f"best: {best_threshold(scores):.2f}")
-        return
-    threshold = options.threshold or threshold
-    report = evaluate(predictor, store, options.split, threshold, probes=not options.no_probes)
-    print(report.to_markdown())
+        threshold = bundle.config.threshold if threshold is None else threshold
+        return _Model(BundlePredictor(bundle), threshold, lambda: bundle_frame_rates(bundle))
+    device = pick_device()
+    network = load(options.checkpoint).to(device)
+    predictor = TorchPredictor(network, clip_tokenizer(), device, autocast=precision != "fp32")
+    return _Model(
+        predictor,
+        PAPER_THRESHOLD if threshold is None else threshold,
+        lambda: network_frame_rates(network, device, precision=precision),
+    )
+
+
+def _write(
+    options: argparse.Namespace,
+    report: EvaluationReport,
+    outcomes: Sequence[PhraseOutcome],
+    more: Mapping[str, Any],
+    notes: Sequence[str],
+) -> None:
+    """Print the tables with the notes, and write the files that the options ask for."""
+    from training.outcomes import write_csv
+
+    page = "\n".join([report.to_markdown(), *(f"{note.rstrip()}\n" for note in notes)])
+    print(page, end="")
+    if options.markdown:
+        options.markdown.write_text(page, encoding="utf-8")
     if options.json:
-        content = {**report.to_dict(), "data": store.metadata()["fingerprint"]}
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        _write_json(options.json, {**report.to_dict(), **more})
+    if options.csv:
+        write_csv(outcomes, options.csv)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
