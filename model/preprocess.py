@@ -97,10 +97,15 @@ def letterbox_image(
         reducing_gap=_REDUCING_GAP,
     )
     square = np.empty((size, size, 3), dtype=np.uint8)
-    square[:] = fill
-    rows = slice(geometry.top, geometry.top + geometry.content_height)
-    columns = slice(geometry.left, geometry.left + geometry.content_width)
-    square[rows, columns] = np.asarray(content)
+    bottom = geometry.top + geometry.content_height
+    right = geometry.left + geometry.content_width
+    square[geometry.top : bottom, geometry.left : right] = np.asarray(content)
+    # Only the border, a row at a time: filling the square pixel by pixel costs a fifth of it all.
+    line = np.tile(np.array(fill, dtype=np.uint8), (size, 1))
+    for rows in (slice(geometry.top), slice(bottom, size)):
+        square[rows] = line
+    for columns in (slice(geometry.left), slice(right, size)):
+        square[:, columns] = line[columns]
     return square, geometry
 
 
@@ -127,23 +132,51 @@ def letterbox_mask(
             f"the mask is {mask.shape[0]} x {mask.shape[1]} but its image "
             f"{geometry.height} x {geometry.width}; pass the geometry of the same image"
         )
-    if out_size < 1 or geometry.size % out_size:
-        raise ValueError(
-            f"out_size must divide the square's side {geometry.size}, not be {out_size}; "
-            f"use {geometry.size} or {geometry.size // 4}"
-        )
     foreground = mask.astype(np.bool_, copy=False)
-    row_edges = _cell_edges(
-        out_size, geometry.size, geometry.top, geometry.content_height, geometry.height
-    )
-    column_edges = _cell_edges(
-        out_size, geometry.size, geometry.left, geometry.content_width, geometry.width
-    )
+    row_edges, column_edges = _grid_edges(geometry, out_size)
     by_row = _interval_means(foreground, row_edges)  # (out_size, W)
     coverage = _interval_means(by_row.T, column_edges).T  # (out_size, out_size)
     cells: NDArray[np.bool_] = coverage >= 0.5 - _TIE_TOLERANCE
     if not cells.any() and foreground.any():
         cells[np.unravel_index(np.argmax(coverage), coverage.shape)] = True
+    return cells
+
+
+def letterbox_runs(
+    changes: NDArray[np.int64], geometry: Letterbox, out_size: int
+) -> NDArray[np.bool_]:
+    """`letterbox_mask` of a mask that is given as run lengths, several times quicker.
+
+    `changes`: int64 (K,), rising (equal ones cancel): the pixels, counted down the columns from 0
+    (COCO's order), at which the mask changes, beginning as background. Returns the same cells as
+    `letterbox_mask` of the full mask; its pixels are never made, so the cost grows with K.
+
+    Raises ValueError if `changes` do not rise within the photo, or for a bad `out_size`.
+    """
+    height, width = geometry.height, geometry.width
+    if changes.size and (
+        changes[0] < 0 or changes[-1] > height * width or (changes[1:] < changes[:-1]).any()
+    ):
+        raise ValueError(
+            f"the mask's run lengths do not fit a photo of {height} x {width} pixels; "
+            "pass the geometry of the same image"
+        )
+    row_edges, column_edges = _grid_edges(geometry, out_size)
+    inside = changes[changes < height * width]
+    columns, rows = np.divmod(inside, height)
+    # A run that goes on into the next column begins there anew: above row 0 nothing is covered.
+    later = np.arange(1, width)
+    carried = later[np.searchsorted(inside, later * height) % 2 == 1]
+    columns = np.concatenate([columns, carried])
+    rows = np.concatenate([rows, np.zeros_like(carried)])
+    signs = np.ones(len(rows))
+    signs[1 : len(inside) : 2] = -1.0  # every second change ends a run
+    coverage = _covered_shares(columns, rows, signs, row_edges, column_edges)
+    cells: NDArray[np.bool_] = coverage >= 0.5 - _TIE_TOLERANCE
+    if not cells.any() and (np.diff(inside, append=height * width)[::2] > 0).any():
+        # Which of several equally covered cells is the best one: as there, so by going there.
+        parity = np.searchsorted(inside, np.arange(height * width), side="right") % 2 == 1
+        return letterbox_mask(parity.reshape(width, height).T, geometry, out_size)
     return cells
 
 
@@ -197,6 +230,23 @@ def _rounded_length(length: int, size: int, longest: int) -> int:
     return max(1, (2 * length * size + longest) // (2 * longest))
 
 
+def _grid_edges(
+    geometry: Letterbox, out_size: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Edges of the rows and of the columns of a grid over the square, in the photo's pixels."""
+    if out_size < 1 or geometry.size % out_size:
+        raise ValueError(
+            f"out_size must divide the square's side {geometry.size}, not be {out_size}; "
+            f"use {geometry.size} or {geometry.size // 4}"
+        )
+    return (
+        _cell_edges(
+            out_size, geometry.size, geometry.top, geometry.content_height, geometry.height
+        ),
+        _cell_edges(out_size, geometry.size, geometry.left, geometry.content_width, geometry.width),
+    )
+
+
 def _cell_edges(
     cells: int, size: int, offset: int, content: int, length: int
 ) -> NDArray[np.float64]:
@@ -227,3 +277,38 @@ def _interval_means(
     widths = np.diff(edges)[:, None]
     means = np.diff(sums, axis=0) / np.where(widths > 0, widths, 1.0)
     return np.asarray(means, dtype=np.float64)
+
+
+def _covered_shares(
+    columns: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    signs: NDArray[np.float64],
+    row_edges: NDArray[np.float64],
+    column_edges: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Share of each cell that is covered, float64 (K, K), 0 where a cell is empty.
+
+    Change i covers (sign +1) or uncovers (-1) its one-pixel column from its row downwards, so
+    above a row edge y it covers y - row there. Sums of the signs and of sign * row over the
+    changes above each edge therefore tell the area above that edge.
+    """
+    cells = len(row_edges) - 1
+    below = np.searchsorted(row_edges, rows, side="right")  # the first edge past the change
+    first = np.searchsorted(column_edges, columns, side="right") - 1
+    counts, moments = np.zeros((2, cells * (cells + 1)))
+    cell = first
+    while cell.size:
+        # A pixel lies in one cell or two, in more where the photo is smaller than the grid.
+        share = np.minimum(column_edges[cell + 1], columns + 1)
+        share -= np.maximum(column_edges[cell], columns)
+        place = cell * (cells + 1) + below
+        weight = signs * share
+        counts += np.bincount(place, weight, counts.size)
+        moments += np.bincount(place, weight * rows, counts.size)
+        more = (column_edges[cell + 1] < columns + 1) & (cell + 1 < cells)
+        columns, rows, signs, below = columns[more], rows[more], signs[more], below[more]
+        cell = cell[more] + 1
+    counts, moments = (sums.reshape(cells, -1).cumsum(axis=1) for sums in (counts, moments))
+    areas = np.diff(row_edges * counts - moments, axis=1).T
+    sizes = np.diff(row_edges)[:, None] * np.diff(column_edges)
+    return np.asarray(areas / np.where(sizes > 0, sizes, 1.0), dtype=np.float64)

@@ -18,6 +18,7 @@ from model.preprocess import (
     letterbox_geometry,
     letterbox_image,
     letterbox_mask,
+    letterbox_runs,
     restore_probability,
     sigmoid,
 )
@@ -417,3 +418,48 @@ def test_sigmoid_matches_double_precision_and_never_overflows() -> None:
     )
     np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-38)  # float32's least normal
     assert sigmoid(np.zeros((2, 3), np.float32)).tolist() == [[0.5] * 3] * 2
+
+
+# -- a mask from its run lengths ------------------------------------------------------------------
+
+
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    size=st.sampled_from([32, 64, 96]),
+    stride=STRIDES,
+    places=st.lists(st.floats(0, 1), max_size=40),
+)
+@example(height=40, width=1, size=96, stride=1, places=[0.2, 0.4])
+@example(height=60, width=50, size=32, stride=4, places=[0.5, 0.5003])
+@example(height=3, width=5, size=32, stride=4, places=[])
+def test_runs_give_the_cells_of_their_mask(
+    height: int, width: int, size: int, stride: int, places: list[float]
+) -> None:
+    changes = np.sort(np.array([round(place * height * width) for place in places], dtype=np.int64))
+    odd = np.searchsorted(changes, np.arange(height * width), side="right") % 2 == 1
+    mask = odd.reshape(width, height).T
+    geometry = letterbox_geometry(height, width, size)
+    cells = letterbox_runs(changes, geometry, size // stride)
+    assert np.array_equal(cells, letterbox_mask(mask, geometry, size // stride))
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(480, 640, 416), (1999, 1501, 320)])
+def test_runs_of_a_large_photo_give_the_cells_of_their_mask(
+    height: int, width: int, size: int
+) -> None:
+    rows, columns = np.mgrid[:height, :width]
+    blobs = np.sin(rows / 29.0) * np.sin(columns / 31.0) > 0.3
+    striped = (rows + 2 * columns) % 6 < 3  # half of every cell: all of them are close to a tie
+    geometry = letterbox_geometry(height, width, size)
+    for mask in (blobs, striped, blobs ^ striped):
+        changes = 1 + np.flatnonzero(np.diff(mask.T.ravel()))
+        changes = np.concatenate([[0] if mask[0, 0] else [], changes]).astype(np.int64)
+        expected = letterbox_mask(mask, geometry, size // 4)
+        assert np.array_equal(letterbox_runs(changes, geometry, size // 4), expected)
+
+
+@pytest.mark.parametrize("changes", [[5, 3], [-1, 3], [0, 101]])
+def test_runs_that_do_not_fit_the_photo_are_refused(changes: list[int]) -> None:
+    with pytest.raises(ValueError, match="geometry of the same image"):
+        letterbox_runs(np.array(changes), letterbox_geometry(10, 10, 32), 8)

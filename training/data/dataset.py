@@ -6,9 +6,10 @@ on nothing but (seed, step), so a resumed run, or one with other workers, sees t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,15 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from model.preprocess import letterbox_image, letterbox_mask
+from model.preprocess import Letterbox, letterbox_image, letterbox_mask, letterbox_runs
 from model.tokenizer import Tokenizer
 
 from ..config import DataSection
 from .lmdb_file import StoreError
 from .lmdb_store import PhraseRecord, PhraseStore, decode_rle
 from .phrase_templates import swap_left_right
+from .run_lengths import mask_changes
 from .sampling import TrainingOrder, held_out_photos, training_images
-from .transforms import TRUE_UNDER_CROP, jitter, random_crop, survives_crop
+from .transforms import jitter, random_crop, survives_crop, true_under_crop
 
 
 class Batch(NamedTuple):
@@ -40,11 +42,15 @@ class Batch(NamedTuple):
     image_index: Tensor
 
 
+_Target = NDArray[np.bool_] | Mapping[str, Any]
+"""A mask (H, W), or its run lengths as long as nothing has changed it."""
+
+
 @dataclass(frozen=True)
 class _Example:
     image: NDArray[np.uint8]
     phrases: list[str]
-    targets: list[NDArray[np.bool_]]
+    targets: list[_Target]
 
 
 def build_order(main: PhraseStore, data: DataSection, seed: int) -> TrainingOrder:
@@ -135,7 +141,7 @@ class TrainingBatches(Dataset[Batch]):
             index += [len(images)] * len(example.phrases)
             images.append(square)
             phrases += example.phrases
-            targets += [letterbox_mask(mask, geometry, size // 4) for mask in example.targets]
+            targets += [_cells(target, geometry, size // 4) for target in example.targets]
         tokens = self.tokenizer.encode(phrases, self.word_length).tokens
         return Batch(
             torch.from_numpy(np.stack(images)),
@@ -155,8 +161,8 @@ class TrainingBatches(Dataset[Batch]):
             example = self._cropped(image, records, rng)
         if example is None:
             chosen = self._choose(records, rng)
-            masks = [decode_rle(record.rle) for record in chosen]
-            example = _Example(image, [record.phrase for record in chosen], masks)
+            phrases = [record.phrase for record in chosen]
+            example = _Example(image, phrases, [record.rle for record in chosen])
         if rng.random() < augment.flip:
             example = _mirrored(example)
         if augment.jitter:
@@ -176,8 +182,9 @@ class TrainingBatches(Dataset[Batch]):
         Where an epoch passes over every phrase, None as soon as one would be lost.
         """
         crop = random_crop(image.shape[0], image.shape[1], rng)
-        stable = [record for record in records if record.kind in TRUE_UNDER_CROP]
-        phrases, targets = [], []
+        stable = [record for record in records if true_under_crop(record.kind, record.phrase)]
+        phrases: list[str] = []
+        targets: list[_Target] = []
         for record in self._choose(stable, rng):
             mask = decode_rle(record.rle)
             if survives_crop(mask, crop):
@@ -202,8 +209,18 @@ def _mirrored(example: _Example) -> _Example:
     return _Example(
         np.ascontiguousarray(example.image[:, ::-1]),
         [swap_left_right(phrase) or phrase for phrase in example.phrases],
-        [mask[:, ::-1] for mask in example.targets],
+        [_mask(target)[:, ::-1] for target in example.targets],
     )
+
+
+def _mask(target: _Target) -> NDArray[np.bool_]:
+    return target if isinstance(target, np.ndarray) else decode_rle(target)
+
+
+def _cells(target: _Target, geometry: Letterbox, out_size: int) -> NDArray[np.bool_]:
+    if isinstance(target, np.ndarray):
+        return letterbox_mask(target, geometry, out_size)
+    return letterbox_runs(mask_changes(target), geometry, out_size)
 
 
 def real_requests(

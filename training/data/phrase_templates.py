@@ -54,8 +54,10 @@ _SYNONYMS = {
 }
 _SYNONYM_SHARE = 0.15
 
-_SWAP = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
-_SWAP_PATTERN = re.compile(r"\b(leftmost|rightmost|left|right)\b")
+_SWAP = {"left": "right", "right": "left"}
+_SWAP_PATTERN = re.compile(
+    r"\b(left|right)(?=(most|hand|handed|side|ward|wards|er|est|y)?\b)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,17 @@ def spoken_noun(noun: Noun, rng: Random) -> Noun:
 
 
 def swap_left_right(phrase: str) -> str | None:
-    """`phrase` with left and right exchanged; None when it holds neither word."""
-    swapped = _SWAP_PATTERN.sub(lambda match: _SWAP[match.group()], phrase)
+    """`phrase` with left and right exchanged, "leftmost" and "Righthand" too; None without any."""
+    swapped = _SWAP_PATTERN.sub(_other_side, phrase)
     return None if swapped == phrase else swapped
+
+
+def _other_side(match: re.Match[str]) -> str:
+    word = match[1]
+    other = _SWAP[word.lower()]
+    if word.isupper():
+        return other.upper()
+    return other.capitalize() if word[0].isupper() else other
 
 
 def class_phrase(noun: Noun, count: int, rng: Random) -> str:

@@ -70,17 +70,23 @@ def held_out_photos(stores: Iterable[tuple[PhraseIndex, str | None]]) -> frozens
     return frozenset(
         coco_id
         for store, trained in stores
-        for split in store.splits
-        if split not in ("train", trained)
+        for split in _held_out_splits(store, trained)
         for coco_id in map(store.coco_id, store.image_ids(split))
         if coco_id is not None
     )
+
+
+def _held_out_splits(store: PhraseIndex, trained: str | None) -> list[str]:
+    return [split for split in store.splits if split not in ("train", trained)]
 
 
 def training_images(
     store: PhraseIndex, split: str, held_out: frozenset[int], weight: float = 1.0
 ) -> TrainingImages:
     """The images of `split` with a phrase, without those whose photo is held out.
+
+    An image that also belongs to a held-out split of its own store is left out whether or not it
+    has a COCO number.
 
     Raises:
         ValueError: if nothing is left.
@@ -92,7 +98,14 @@ def training_images(
             f"{', '.join(store.splits) or 'none'}); set data.train_split, or a mixed store's "
             "split, to one that `python -m training prepare` reported"
         )
-    kept = [image_id for image_id in with_phrases if store.coco_id(image_id) not in held_out]
+    own = {
+        image_id for other in _held_out_splits(store, split) for image_id in store.image_ids(other)
+    }
+    kept = [
+        image_id
+        for image_id in with_phrases
+        if image_id not in own and store.coco_id(image_id) not in held_out
+    ]
     if not kept:
         raise ValueError(
             f"all {len(with_phrases)} images of the split {split!r} are photos that another split "
@@ -170,16 +183,16 @@ class TrainingOrder:
         unit = "images" if self.chunk is None else "image-phrase units"
         return (
             f"{self.units_per_epoch} {unit} an epoch{mixed}; {self.left_out} images left out, "
-            "their COCO photos are held out for validation or test"
+            "their photos are held out for validation or test"
         )
 
 
 class _EpochPlan(NamedTuple):
     """Of each position (T,): the store, its unit, and which pass over the store it belongs to."""
 
-    store: NDArray[np.intp]
-    unit: NDArray[np.int64]
-    repeat: NDArray[np.int64]
+    store: NDArray[np.uint8]
+    unit: NDArray[np.int32]
+    repeat: NDArray[np.int32]
 
 
 @lru_cache(maxsize=4)
@@ -203,4 +216,5 @@ def _epoch_plan(
             unit[positions[start - first : end - first]] = lap_order[
                 start - lap * count : end - lap * count
             ]
-    return _EpochPlan(store, unit, repeat)
+    # Small types: every loader process keeps a few epochs, 3 MB each for PhraseCut.
+    return _EpochPlan(store.astype(np.uint8), unit.astype(np.int32), repeat.astype(np.int32))

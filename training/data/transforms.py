@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-TRUE_UNDER_CROP = frozenset({"class", "colour"})
-"""Kinds of phrase whose target in a crop is the crop of their target: what is left of a class is
-still that class, but the second from the left may have become the first."""
+from .crop_words import speaks_of_more
+
+_TRUE_UNDER_CROP = frozenset({"class", "colour"})
+_UNTRUE_UNDER_CROP = frozenset({"position", "relation", "ordinal", "size", "plural"})
 
 _SHORTEST_SIDE, _LONGEST_SIDE = 0.5, 0.95
 _LEAST_LEFT = 0.25
@@ -33,6 +34,19 @@ class Crop(NamedTuple):
     def of(self, array: NDArray[_Scalar]) -> NDArray[_Scalar]:
         """The part of an (H, W, ...) array inside the box, a view."""
         return array[self.top : self.bottom, self.left : self.right]
+
+
+def true_under_crop(kind: str, phrase: str) -> bool:
+    """Whether a phrase's target in a crop is the crop of its target.
+
+    What is left of a class is still that class, but the second from the left may have become the
+    first. The kinds of the templated phrases (`instances.KINDS`) decide, and PhraseCut's
+    "relation"; for the phrases that people wrote ("name", "attribute", "verbose", "referring")
+    their words do.
+    """
+    if kind in _TRUE_UNDER_CROP:
+        return True
+    return kind not in _UNTRUE_UNDER_CROP and not speaks_of_more(phrase)
 
 
 def random_crop(height: int, width: int, rng: np.random.Generator) -> Crop:
