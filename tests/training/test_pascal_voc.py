@@ -12,12 +12,14 @@ from PIL import Image
 
 from training.__main__ import main
 from training.data.lmdb_store import PhraseStore, decode_rle
-from training.data.pascal_voc import CLASSES, decode_objects
+from training.data.pascal_voc import CLASSES, count_annotated, decode_objects
 from training.prepare_voc import VocSource
 
 HEIGHT, WIDTH = 80, 120
 AEROPLANE, BUS, PERSON, TV = 1, 6, 15, 20
 NAMES = {AEROPLANE: "aeroplane", BUS: "bus", PERSON: "person", TV: "tvmonitor"}
+PUBLISHED_NAMES = """aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse
+motorbike person pottedplant sheep sofa train tvmonitor"""
 LEFT, RIGHT, HIGH = (6, 20, 36, 60), (80, 20, 112, 60), (44, 4, 74, 24)
 SEAM = 3
 
@@ -121,17 +123,17 @@ def test_masks_are_the_objects_without_the_void(devkit: Devkit, prepare: Prepare
 def test_a_class_with_a_void_object_is_not_mentioned(
     devkit: Devkit, prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    devkit.image("val", "a", [(BUS, LEFT), (PERSON, HIGH)], difficult=[(BUS, RIGHT)])
-    devkit.image("val", "b", [(BUS, LEFT), (BUS, RIGHT)])
+    devkit.image("val", "a", [(TV, LEFT), (PERSON, HIGH)], difficult=[(TV, RIGHT)])
+    devkit.image("val", "b", [(TV, LEFT), (TV, RIGHT)])
     store = prepare(devkit.command("--splits", "val"))
     assert {phrase.class_name for phrase in store.phrases("a")} == {"person"}
-    assert not any("bus" in phrase.phrase for phrase in store.phrases("a"))
-    assert {phrase.class_name for phrase in store.phrases("b")} == {"bus"}
+    assert not any("tv" in phrase.phrase for phrase in store.phrases("a"))
+    assert {phrase.class_name for phrase in store.phrases("b")} == {"tv"}
     assert "no folder Annotations" not in capsys.readouterr().out
     (devkit.root / "Annotations").rename(tmp_path / "elsewhere")
     out = tmp_path / "without.lmdb"
     assert main([*devkit.command("--splits", "val"), "--out", str(out)]) == 0
-    assert "bus" in {phrase.class_name for phrase in PhraseStore(out).phrases("a")}
+    assert "tv" in {phrase.class_name for phrase in PhraseStore(out).phrases("a")}
     assert "no folder Annotations" in capsys.readouterr().out
 
 
@@ -145,7 +147,13 @@ def test_the_class_of_an_object_is_that_of_most_of_its_pixels() -> None:
     classes[5, 5] = 255
     with pytest.raises(ValueError, match="object 1 has class 0"):
         decode_objects(objects, classes)
-    assert len(CLASSES) == 20 and CLASSES[TV - 1] == "tv" and CLASSES[PERSON - 1] == "person"
+
+
+def test_the_twenty_classes_in_their_published_order(tmp_path: Path) -> None:
+    path = tmp_path / "all.xml"
+    objects = "".join(f"<object><name>{name}</name></object>" for name in PUBLISHED_NAMES.split())
+    path.write_text(f"<annotation>{objects}</annotation>")
+    assert list(count_annotated(path)) == list(CLASSES)
 
 
 def test_faulty_images_are_listed_and_left_out(
