@@ -1,4 +1,4 @@
-"""python -m training {prepare,preview,train,evaluate,ablate,export,import-weights}"""
+"""python -m training {prepare,preview,train,evaluate,ablate,report,export,import-weights}"""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import ablate, evaluate, export, import_weights, prepare, preview, train
+from .commands import (
+    ablate,
+    evaluate,
+    export,
+    import_weights,
+    prepare,
+    preview,
+    report,
+    train,
+)
+from .failures import TrainingError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -23,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train SegVLM.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (prepare, preview, train, evaluate, ablate, export, import_weights):
+    for command in (prepare, preview, train, evaluate, ablate, report, export, import_weights):
         command.add(commands)
     return parser
 

@@ -95,39 +95,60 @@ class DataSection:
             raise ValueError("data.sizes must hold [share in 0..1, multiple of 32] pairs")
         if self.sizes and self.sizes[0][0] != 0:
             raise ValueError("data.sizes must start at share 0")
+        if self.val_split.lower().startswith("test"):
+            raise ValueError(
+                f"data.val_split must not be {self.val_split!r}: a checkpoint chosen on a test "
+                "split makes its score worthless"
+            )
 
 
 @dataclass(frozen=True)
 class OptimSection:
-    """Optimiser, schedule, precision."""
+    """Optimiser, schedule, precision. The length of a run is given in epochs or in steps."""
 
-    steps: int = 1000
+    epochs: float | None = None
+    """Passes over the data; see `data.epoch`."""
+    steps: int | None = None
+    """Updates of the weights."""
     lr: float = 1e-4
     backbone_lr_factor: float = 0.1
+    """Of the pre-trained part's learning rate, from the first step on."""
     weight_decay: float = 0.0
     optimizer: Literal["adam", "adamw"] = "adam"
-    schedule: Literal["constant", "cosine", "step"] = "constant"
+    schedule: Literal["constant", "cosine", "poly", "step"] = "constant"
     milestones: tuple[float, ...] = ()
-    """Shares of the run at which the "step" schedule multiplies by `decay`."""
+    """Where the "step" schedule multiplies by `decay`: in epochs, or in steps as the length is."""
     decay: float = 0.1
+    power: float = 0.9
+    """Of the "poly" schedule, (1 - share of the run) ** power."""
     warmup_steps: int = 0
     clip_norm: float = 0.0
     """Largest gradient norm; 0 switches clipping off."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: int = 1
+    """Parts that a batch is learned in, one after the other, where it does not fit at once."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
+    compile: bool = False
+    """torch.compile: minutes at the start, faster steps after."""
     ema_decay: float = 0.0
     """Decay of the averaged weights that are validated and kept; 0 switches averaging off."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError("optim.steps must be 1 or more")
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("set one of optim.epochs and optim.steps, and leave the other null")
+        if not (self.epochs or self.steps or 0) > 0:
+            raise ValueError("optim.epochs or optim.steps must be above 0")
         if not 0 <= self.ema_decay < 1:
             raise ValueError("optim.ema_decay must lie in 0..1, 1 excluded")
+        if self.accumulate < 1:
+            raise ValueError("optim.accumulate must be 1 or more")
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError("optim.milestones must rise")
 
 
 @dataclass(frozen=True)
 class RunSection:
-    """Where a run lives and how often it looks up."""
+    """Where a run lives and how often it looks up, in steps."""
 
     out: str = "runs/segvlm"
     seed: int = 0
@@ -136,6 +157,14 @@ class RunSection:
     log_every: int = 20
     save_every: int = 200
     validate_every: int = 500
+    keep: int = 2
+    """Checkpoints that stay, the newest ones."""
+
+    def __post_init__(self) -> None:
+        if min(self.log_every, self.save_every, self.validate_every, self.keep) < 1:
+            raise ValueError("run.log_every, save_every, validate_every and keep must be 1 or more")
+        if not 0 < self.threshold < 1:
+            raise ValueError("run.threshold must lie between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -145,7 +174,7 @@ class TrainConfig:
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
     loss: RafConfig = field(default_factory=RafConfig)
-    optim: OptimSection = field(default_factory=OptimSection)
+    optim: OptimSection = field(default_factory=lambda: OptimSection(steps=1000))
     run: RunSection = field(default_factory=RunSection)
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,13 +12,9 @@ from model.tokenizer import clip_tokenizer
 
 from .config import ModelSection, TrainConfig
 from .data.lmdb_store import PhraseStore
+from .distributed import Processes, pick_device
 from .import_weights import initial_model
 from .trainer import Trainer
-
-
-def pick_device() -> torch.device:
-    """The first GPU, or the CPU where there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_model(section: ModelSection) -> SegVLM:
@@ -35,8 +31,11 @@ def build_model(section: ModelSection) -> SegVLM:
     return model
 
 
-def build_trainer(config: TrainConfig) -> Trainer:
+def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Trainer:
     """Open the store, build the network and put a trainer around them.
+
+    Args:
+        processes: this one among those of the run; None for a run in this process alone.
 
     Raises:
         ValueError: if the store is absent or unfinished, or the weights do not fit.
@@ -44,8 +43,11 @@ def build_trainer(config: TrainConfig) -> Trainer:
     if not config.data.store:
         raise ValueError(
             "data.store is not set; make one with `python -m training prepare` and pass "
-            "data.store=DIR"
+            "data.store=STORE"
         )
     store = PhraseStore(Path(config.data.store))
-    torch.manual_seed(config.run.seed)
-    return Trainer(config, build_model(config.model), clip_tokenizer(), store, pick_device())
+    processes = processes or Processes(pick_device())
+    if processes.device.type == "cuda" and config.optim.precision != "fp32":
+        torch.set_float32_matmul_precision("high")  # what autocast leaves in float32 may use TF32
+    torch.manual_seed(config.run.seed)  # the same fresh weights in every process
+    return Trainer(config, build_model(config.model), clip_tokenizer(), store, processes)

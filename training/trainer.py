@@ -1,78 +1,58 @@
-"""The training loop: step, log, validate, save. Resumes to the same weights.
+"""The training loop: agree, learn, log, validate, save. A run that was killed goes on.
 
-A run lives in one directory: config.yaml, log.jsonl, tensorboard/, last.pt (everything a resumed
-run needs) and best.safetensors (the averaged weights with the best validation mean IoU).
+The data of a step is a pure function of (seed, step), and so is its dropout; with the weights and
+the optimiser's state in a checkpoint, a resumed run makes the weights of one that nothing
+interrupted, bit for bit on the same machine and number of processes.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import signal
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import yaml
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 
-from model.checkpoint import save
 from model.segvlm import SegVLM
 from model.tokenizer import Tokenizer
 
-from .config import OptimSection, TrainConfig
-from .data.dataset import Batch, TrainingBatches
+from .config import TrainConfig
+from .data.dataset import Batch, TrainingBatches, build_order
 from .data.lmdb_store import PhraseStore
-from .evaluate import evaluate
-from .losses import RafTerms, raf_loss
+from .distributed import Processes
+from .evaluate import score_images
+from .learner import Learner, Update
+from .optimisation import Schedule
+from .outcomes import report_of
 from .predictors import TorchPredictor
-from .run_files import load_state, refuse_other_config, save_state
+from .run_files import RunFiles, refuse_other_config
+from .run_log import RunLog
+from .run_meter import Meter
+from .run_pictures import answer_sheet, save_sheet
+from .versions import versions
+
+Step = tuple[Batch, ...]
+"""The micro-batches of one update."""
 
 
-def learning_rate_factor(step: int, optim: OptimSection) -> float:
-    """What the base learning rates are multiplied by at `step`: warm-up, then the schedule."""
-    if step < optim.warmup_steps:
-        return (step + 1) / optim.warmup_steps
-    share = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
-    if optim.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * share))
-    if optim.schedule == "step":
-        passed = sum(step / optim.steps >= milestone for milestone in optim.milestones)
-        return float(optim.decay**passed)
-    return 1.0
+class _Agreed(NamedTuple):
+    """What all processes know before an update: the same in each."""
 
-
-def parameter_groups(model: SegVLM, optim: OptimSection) -> list[dict[str, Any]]:
-    """Backbone and head, each with and without weight decay (biases and norms have none).
-
-    The backbone is what comes pre-trained: the image encoder, and CLIP's text encoder with it.
-    """
-    from_clip = model.config.image_encoder.startswith("clip")
-    backbone = ("image_encoder.", "text_encoder.") if from_clip else ("image_encoder.",)
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((name.startswith(backbone), parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "base_lr": optim.lr * (optim.backbone_lr_factor if in_backbone else 1.0),
-            "weight_decay": optim.weight_decay if decays else 0.0,
-        }
-        for (in_backbone, decays), parameters in groups.items()
-    ]
+    phrases: int
+    stop: bool
+    broken: bool
 
 
 class Trainer:
-    """One run on one device.
+    """One run, in one process or as one of several.
 
     Raises:
-        ValueError: if `config.run.out` holds a run with another configuration.
+        ValueError: if the split has no expressions, or the batch cannot be shared out.
     """
 
     def __init__(
@@ -81,188 +61,212 @@ class Trainer:
         model: SegVLM,
         tokenizer: Tokenizer,
         store: PhraseStore,
-        device: torch.device,
+        processes: Processes,
     ) -> None:
-        self.config, self.tokenizer, self.store, self.device = config, tokenizer, store, device
-        self.out = Path(config.run.out)
-        layout = torch.channels_last if config.optim.channels_last else torch.contiguous_format
-        self.model = model.to(device).to(memory_format=layout)
-        decay = config.optim.ema_decay
-        self.average = AveragedModel(
-            self.model,
-            multi_avg_fn=get_ema_multi_avg_fn(decay),  # type: ignore[no-untyped-call]
-            use_buffers=True,
-        )
-        kind = torch.optim.AdamW if config.optim.optimizer == "adamw" else torch.optim.Adam
-        self.optimizer = kind(parameter_groups(self.model, config.optim), lr=config.optim.lr)
+        self.config, self.tokenizer = config, tokenizer
+        self.store, self.processes = store, processes
+        data, optim = config.data, config.optim
+        self.order = build_order(store, data, config.run.seed)
+        self.steps_per_epoch = self.order.units_per_epoch / data.images_per_batch
+        self.schedule = Schedule.of(optim, self.steps_per_epoch)
         self.batches = TrainingBatches(
             store,
             tokenizer,
-            config.data,
+            data,
             image_size=model.config.image_size,
             word_length=model.config.word_length,
-            steps=config.optim.steps,
+            steps=self.schedule.steps,
             seed=config.run.seed,
+            accumulate=optim.accumulate,
+            rank=processes.rank,
+            world=processes.world,
         )
+        self.learner = Learner(config, model, self.schedule, processes)
+        self.files = RunFiles(Path(config.run.out), config.run.keep)
+        self.meter = Meter(processes)
         self.step = 0
         self.best = -1.0
         self.stopping = False
 
     def run(self) -> None:
-        """Train to the end, or until SIGTERM or SIGINT, after which the same call goes on."""
-        self._open()
+        """Train to the end, or until SIGTERM or SIGINT, after which the same call goes on.
+
+        Raises:
+            ValueError: if the directory holds a run with other settings, or one that is running.
+            FloatingPointError: if a loss is not finite; its batch is saved beside the run.
+            TrainingError: if a checkpoint cannot be written.
+        """
+        lock = self.files.locked() if self.processes.is_main else nullcontext()
+        with lock, self._signals():
+            log = self._open()
+            started, first = time.perf_counter(), self.step
+            for batches in self.meter.waiting(self._steps()):
+                agreed = self._agree(batches)
+                self._refuse_broken(agreed.broken)
+                if agreed.stop:
+                    break
+                update = self.learner.update(self.step, batches, agreed.phrases)
+                self.step += 1
+                self._log(log, update, agreed.phrases)
+                self._validate_and_save(log)
+            else:
+                self._finish(time.perf_counter() - started, self.step - first)
+            self._close(log)
+
+    def _steps(self) -> Iterator[Step]:
+        """The micro-batches of every update from here on."""
+        accumulate, data = self.config.optim.accumulate, self.config.data
         loader = DataLoader(
             self.batches,
             batch_size=None,
-            sampler=range(self.step, self.config.optim.steps),
-            num_workers=self.config.data.workers,
-            generator=torch.Generator(),  # of its own, or a resumed run's dropout would differ
+            sampler=range(self.step * accumulate, len(self.batches)),
+            num_workers=data.workers,
+            pin_memory=self.processes.device.type == "cuda",
+            generator=torch.Generator(),  # of its own: the global one belongs to dropout
         )
-        started, waited = time.perf_counter(), 0.0
-        fetched = time.perf_counter()
+        part: list[Batch] = []
         for batch in loader:
-            waited += time.perf_counter() - fetched
-            terms, norm = self.train_step(batch)
-            self.step += 1
-            if self.step % self.config.run.log_every == 0:
-                spent = time.perf_counter() - started
-                self._log_step(terms, norm, len(batch.tokens), waited, spent)
-                started, waited = time.perf_counter(), 0.0
-            self._validate_and_save()
-            if self.stopping:
-                break
-            fetched = time.perf_counter()
-        self._close()
+            part.append(batch)
+            if len(part) == accumulate:
+                yield tuple(part)
+                part = []
 
-    def train_step(self, batch: Batch) -> tuple[RafTerms, Tensor]:
-        """One update: the loss terms and the gradient norm before clipping.
+    def _agree(self, batches: Sequence[Batch]) -> _Agreed:
+        """Count the phrases of all processes, and stop all where one was asked to."""
+        broken = self.learner.broken_batch()
+        if broken is not None:
+            path = self.files.out / f"non_finite_batch_rank{self.processes.rank}.pt"
+            torch.save(tuple(broken), path)
+        phrases = sum(len(batch.tokens) for batch in batches)
+        message = torch.tensor([phrases, self.stopping, broken is not None], dtype=torch.int64)
+        total, stop, faults = self.processes.sum(message).tolist()
+        return _Agreed(total, bool(stop), bool(faults))
 
-        Raises:
-            FloatingPointError: if the loss is not finite; the batch is saved beside the run.
-        """
-        optim = self.config.optim
-        factor = learning_rate_factor(self.step, optim)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
-        self.model.train()
-        images, tokens, targets, index = (item.to(self.device) for item in batch)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=optim.precision == "bf16"):
-            pyramid = self.model.encode_image(images)
-            p3, p4, p5 = (level[index] for level in pyramid)
-            logits = self.model.decode(p3, p4, p5, *self.model.encode_text(tokens))
-        terms = raf_loss(logits, targets, self.config.loss)
-        if not torch.isfinite(terms.total):
-            path = self.out / "non_finite_batch.pt"
-            torch.save(tuple(batch), path)
+    def _refuse_broken(self, broken: bool) -> None:
+        if broken:
             raise FloatingPointError(
-                f"the loss is {terms.total.item()} at step {self.step}; its batch is in {path}. "
-                "Lower optim.lr, or continue with optim.precision=fp32"
+                f"the loss of step {self.step} is not finite; its batch is in "
+                f"{self.files.out / 'non_finite_batch_rank*.pt'}. Lower optim.lr, or set "
+                "optim.precision=fp32, and start from the last checkpoint"
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf)
-        self.optimizer.step()
-        self.average.update_parameters(self.model)
-        return RafTerms(*(term.detach() for term in terms)), norm
 
-    def validate(self) -> float:
-        """Mean IoU of the averaged weights over all phrases of the validation split."""
-        predictor = TorchPredictor(self._averaged(), self.tokenizer, self.device)
-        run, data = self.config.run, self.config.data
-        report = evaluate(predictor, self.store, data.val_split, run.threshold, probes=False)
-        summary = report.to_dict()
-        self._write("validation", {"step": self.step, **summary})
-        for name in ("mean_iou", "cum_iou"):
-            self.board.add_scalar(f"validation/{name}", summary["all"][name], self.step)
-        return float(summary["all"]["mean_iou"])
+    def _validate_and_save(self, log: RunLog | None) -> None:
+        run, last = self.config.run, self.step == self.schedule.steps
+        validates = last or self.step % run.validate_every == 0
+        saves = last or self.step % run.save_every == 0
+        if validates or saves:
+            # Nothing of a step that went wrong may be kept.
+            self._refuse_broken(self._agree(()).broken)
+        if validates:
+            self._validate(log)
+        if saves and self.processes.is_main:
+            self.files.save_state(self._state())
 
-    def _averaged(self) -> SegVLM:
-        model = self.average.module
-        assert isinstance(model, SegVLM)
-        return model
+    def _validate(self, log: RunLog | None) -> None:
+        """Score all validation phrases, the images shared out among the processes."""
+        run, split = self.config.run, self.config.data.val_split
+        model, device = self.learner.answering, self.processes.device
+        predictor = TorchPredictor(model, self.tokenizer, device)
+        ids = self.store.image_ids(split)[self.processes.rank :: self.processes.world]
+        outcomes = score_images(
+            predictor,
+            self.store,
+            split,
+            run.threshold,
+            probes=False,
+            image_ids=ids,
+            progress=False,
+        )
+        parts = self.processes.gather(outcomes)
+        if log is not None:
+            report = report_of([each for part in parts for each in part], split, run.threshold)
+            sheet = answer_sheet(predictor, self.store, split, run.threshold)
+            save_sheet(sheet, self.files.out / "samples" / f"{self.step:08d}.png")
+            log.validation(self.step, report.to_dict(), sheet)
+            if report.mean_iou > self.best:
+                self.best = report.mean_iou
+                self.files.save_weights(model, "best")
+        self.meter.restart()
 
-    def _validate_and_save(self) -> None:
-        run, last = self.config.run, self.step == self.config.optim.steps
-        if last or self.step % run.validate_every == 0:
-            score = self.validate()
-            if score > self.best:
-                self.best = score
-                save(self._averaged(), self.out / "best.safetensors")
-        if last or self.stopping or self.step % run.save_every == 0:
-            save_state(self.out / "last.pt", self.state())
+    def _log(self, log: RunLog | None, update: Update, phrases: int) -> None:
+        self.meter.count(update, phrases)
+        if self.step % self.config.run.log_every == 0:
+            row = self.meter.row(update, self.learner)
+            if log is not None:
+                epoch = {"epoch": self.step / self.steps_per_epoch}
+                log.train(self.step, self.schedule.steps, epoch | row)
 
-    def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on; the data depends on the step alone."""
+    def _state(self) -> dict[str, Any]:
+        """Everything that the next step depends on; data and dropout follow from seed and step."""
         return {
             "config": self.config.to_dict(),
             "step": self.step,
+            "epoch": self.step / self.steps_per_epoch,
+            "turn": self.step * self.config.data.images_per_batch,
+            "seed": self.config.run.seed,
+            "learning_rate_factor": self.schedule.factor(self.step),
             "best": self.best,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all(),  # empty without a GPU
+            "versions": versions(),
+            **self.learner.state(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from what `state()` answered.
-
-        Raises:
-            ValueError: if the state was made under another configuration.
-        """
-        refuse_other_config(state["config"], self.config.to_dict(), self.out)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.best = state["step"], state["best"]
-        torch.set_rng_state(state["rng"])
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-
-    def _open(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        last = self.out / "last.pt"
-        if last.is_file():
-            self.load_state(load_state(last))
-            print(f"resuming {self.out} at step {self.step}", flush=True)
+    def _open(self) -> RunLog | None:
+        """Start afresh, or go on from the newest state; the log is the main process's alone."""
+        settings = self.config.to_dict()
+        state = self.files.newest_state()
+        if state is not None:
+            refuse_other_config(state["config"], settings, self.files.out)
+            self.learner.load_state(state)
+            self.step, self.best = state["step"], state["best"]
+        if not self.processes.is_main:
+            return None
+        print(self.order.describe(), flush=True)
+        if state is None:
+            self.files.write_config(settings)
         else:
-            torch.manual_seed(self.config.run.seed)
-            text = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
-            (self.out / "config.yaml").write_text(text, encoding="utf-8")
-        self.board = SummaryWriter(str(self.out / "tensorboard"))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask_to_stop)
+            print(f"resuming {self.files.out} at step {self.step}", flush=True)
+        return RunLog(self.files.out, self.step)
 
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        self.stopping = True
+    def _finish(self, seconds: float, steps: int) -> None:
+        """What a run leaves behind when it has ended; nothing new where it had already."""
+        if self.processes.is_main and steps:
+            self.files.save_weights(self.learner.answering, "last")
+            self.files.write_end(
+                {
+                    "finished": True,
+                    "step": self.step,
+                    "best_mean_iou": self.best,
+                    "processes": self.processes.world,
+                    "device": self.meter.device_name,
+                    "seconds_since_start_or_resume": seconds,
+                    "steps_since_start_or_resume": steps,
+                    "versions": versions(),
+                }
+            )
 
-    def _close(self) -> None:
-        self.board.close()
-        ended = "stopped, run again to go on" if self.stopping else "done"
-        print(f"{self.out}: {ended} at step {self.step}, best {self.best:.4f}", flush=True)
+    def _close(self, log: RunLog | None) -> None:
+        if log is None:
+            return
+        log.close()
+        ended = "done"
+        if self.step < self.schedule.steps:
+            self.files.save_state(self._state())
+            ended = "stopped, give the same command again to go on"
+        print(f"{self.files.out}: {ended} at step {self.step}, best {self.best:.4f}", flush=True)
 
-    def _log_step(
-        self, terms: RafTerms, norm: Tensor, phrases: int, waited: float, spent: float
-    ) -> None:
-        row = {
-            "step": self.step,
-            "loss": terms.total.item(),
-            "bce": terms.bce.item(),
-            "focal": terms.focal.item(),
-            "dice": terms.dice.item(),
-            "gradient_norm": norm.item(),
-            "lr": max(group["lr"] for group in self.optimizer.param_groups),
-            "phrases_per_second": phrases * self.config.run.log_every / spent,
-            "data_wait_share": waited / spent,
-        }
-        self._write("train", row)
-        for name, value in row.items():
-            self.board.add_scalar(f"train/{name}", value, self.step)
-        print(
-            f"step {self.step}/{self.config.optim.steps}  loss {row['loss']:.4f}  "
-            f"{row['phrases_per_second']:.1f} phrases/s",
-            flush=True,
-        )
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first SIGTERM or SIGINT asks for a stop; the next is as deadly as ever."""
+        before: dict[int, Any] = {}
 
-    def _write(self, event: str, row: dict[str, Any]) -> None:
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, "time": time.time(), **row}) + "\n")
+        def ask_to_stop(number: int, frame: FrameType | None) -> None:
+            self.stopping = True
+            signal.signal(number, before[number])
+
+        for number in map(int, (signal.SIGTERM, signal.SIGINT)):
+            before[number] = signal.signal(number, ask_to_stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -175,9 +175,9 @@ def _open_model(options: argparse.Namespace) -> _Model:
     from model.bundle import Bundle
     from model.checkpoint import load
     from model.tokenizer import clip_tokenizer
+    from training.distributed import pick_device
     from training.frame_rate import bundle_frame_rates, network_frame_rates
     from training.predictors import BundlePredictor, TorchPredictor
-    from training.setup import pick_device
 
     precision, threshold = options.precision, options.threshold
     if options.bundle:

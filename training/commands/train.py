@@ -1,4 +1,7 @@
-"""python -m training train: train, or go on with a run that was stopped."""
+"""python -m training train: train, or go on with a run that was stopped.
+
+Alone it uses one GPU, or the CPU; under `torchrun` it is one process of several.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,14 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from training.config import load_config
+    from training.distributed import join
+    from training.failures import explained
     from training.setup import build_trainer
 
-    build_trainer(load_config(options.config, options.overrides)).run()
+    config = load_config(options.config, options.overrides)
+    processes = join()
+    try:
+        build_trainer(config, processes).run()
+    except RuntimeError as error:
+        raise explained(error) from error
+    processes.leave()

@@ -68,8 +68,8 @@ def answers(checkpoint: Path, samples: Sequence[Sample], threshold: float) -> li
     """
     from model.checkpoint import load
     from model.tokenizer import clip_tokenizer
+    from training.distributed import pick_device
     from training.predictors import TorchPredictor
-    from training.setup import pick_device
 
     device = pick_device()
     predictor = TorchPredictor(load(checkpoint).to(device), clip_tokenizer(), device)

@@ -1,0 +1,204 @@
+"""One update of the weights: forward, loss, backward, step; the same on one process or many.
+
+The loss is the mean over all phrases of the global batch, however they are shared out among
+processes and micro-batches: each part counts by its number of phrases. Dropout is seeded from
+(seed, step, part), so an update depends on nothing that happened before but the weights.
+
+Nothing here waits for a GPU. Whether a loss was finite is read one update late, when the GPU has
+long computed it; the batch that made it is kept until then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from model.segvlm import SegVLM
+
+from .config import TrainConfig
+from .data.dataset import Batch
+from .distributed import Processes, synchronise_batch_norm
+from .losses import RafTerms, raf_loss
+from .optimisation import Schedule, averaged, build_optimizer
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainingForward(nn.Module):
+    """The network as training calls it: a photo is encoded once for several of its phrases."""
+
+    def __init__(self, model: SegVLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, tokens: Tensor, image_index: Tensor) -> Tensor:
+        """images (I, S, S, 3), tokens (N, L), image_index (N,) -> logits (N, S/4, S/4)."""
+        pyramid = self.model.encode_image(images)
+        p3, p4, p5 = (level[image_index] for level in pyramid)
+        return self.model.decode(p3, p4, p5, *self.model.encode_text(tokens))
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update did in this process; tensors on its device, not yet read.
+
+    terms: this process's part of the loss terms, so that the processes' parts add up to the loss
+    of the global batch. gradient_norm: over everything, before clipping. iou: summed over this
+    process's phrases, at the resolution of the targets. phrases, images: of this process.
+    """
+
+    terms: RafTerms
+    gradient_norm: Tensor
+    iou: Tensor
+    phrases: int
+    images: int
+
+
+class Learner:
+    """The network with all that moves its weights."""
+
+    def __init__(
+        self, config: TrainConfig, model: SegVLM, schedule: Schedule, processes: Processes
+    ) -> None:
+        self.config, self.schedule, self.processes = config, schedule, processes
+        optim, device = config.optim, processes.device
+        layout = torch.channels_last if optim.channels_last else torch.contiguous_format
+        self.model = model.to(device).to(memory_format=layout)
+        synchronise_batch_norm(self.model, processes)
+        self.average = averaged(self.model, optim.ema_decay)
+        self.optimizer = build_optimizer(self.model, optim, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=optim.precision == "fp16")
+        self._forward = self._wrapped()
+        self._unchecked: list[tuple[_LateFlag, Batch]] = []
+
+    def _wrapped(self) -> nn.Module:
+        forward: nn.Module = TrainingForward(self.model)
+        if self.config.optim.compile:
+            forward.compile()
+        if self.processes.world > 1:
+            device = self.processes.device
+            forward = DistributedDataParallel(
+                forward,
+                device_ids=[device.index] if device.type == "cuda" else None,
+                broadcast_buffers=False,  # synchronised batch norm keeps them equal
+                gradient_as_bucket_view=True,
+            )
+        return forward
+
+    @property
+    def answering(self) -> SegVLM:
+        """The network to validate and to keep: the averaged one where there is one."""
+        model = self.model if self.average is None else self.average.module
+        assert isinstance(model, SegVLM)
+        return model
+
+    def update(self, step: int, micro_batches: Sequence[Batch], global_phrases: int) -> Update:
+        """Learn from this process's part of the global batch `step`."""
+        factor = self.schedule.factor(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        totals = torch.zeros(len(RafTerms._fields) + 1, device=self.processes.device)
+        for number, batch in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            self._seed_dropout(step, number)
+            with nullcontext() if last else self._without_exchange():
+                totals += self._learn(batch, len(batch.tokens) / global_phrases)
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.config.optim.clip_norm or math.inf
+        )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return Update(
+            terms=RafTerms(*totals[:-1]),
+            gradient_norm=norm,
+            iou=totals[-1],
+            phrases=sum(len(batch.tokens) for batch in micro_batches),
+            images=sum(len(batch.images) for batch in micro_batches),
+        )
+
+    def _learn(self, batch: Batch, share: float) -> Tensor:
+        """Gradients of a micro-batch; its part of the loss terms and the sum of its IoUs."""
+        device = self.processes.device
+        images, tokens, targets, index = (item.to(device, non_blocking=True) for item in batch)
+        kind = _AUTOCAST[self.config.optim.precision]
+        with torch.autocast(device.type, kind, enabled=kind is not None):
+            logits = self._forward(images, tokens, index)
+        terms = raf_loss(logits, targets, self.config.loss)
+        self._unchecked.append((_LateFlag(torch.isfinite(terms.total.detach())), batch))
+        # Processes' gradients are averaged, their parts of the loss are summed.
+        self.scaler.scale(terms.total * (share * self.processes.world)).backward()  # type: ignore[no-untyped-call]
+        parts = [term.detach() * share for term in terms]
+        return torch.stack([*parts, _summed_iou(logits.detach(), targets, self.config)])
+
+    def broken_batch(self) -> Batch | None:
+        """A batch of the last update whose loss was not finite; call it once an update."""
+        unchecked, self._unchecked = self._unchecked, []
+        return next((batch for finite, batch in unchecked if not finite.read()), None)
+
+    def _without_exchange(self) -> AbstractContextManager[Any]:
+        if isinstance(self._forward, DistributedDataParallel):
+            return self._forward.no_sync()
+        return nullcontext()
+
+    def _seed_dropout(self, step: int, micro: int) -> None:
+        place = (self.config.run.seed, step, micro, self.processes.rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+
+    def state(self) -> dict[str, Any]:
+        """Weights, averaged weights, optimiser and scaler."""
+        return {
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state()` answered under the same configuration."""
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def _summed_iou(logits: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:
+    """Sum over the phrases of the IoU at the targets' own resolution."""
+    threshold = config.run.threshold
+    answered = logits > math.log(threshold / (1 - threshold))
+    wanted = targets > 0.5
+    intersection = (answered & wanted).sum((1, 2))
+    union = (answered | wanted).sum((1, 2))
+    return (intersection / union.clamp(min=1)).sum()
+
+
+class _LateFlag:
+    """A boolean of the GPU, on its way to the CPU while the GPU goes on."""
+
+    def __init__(self, flag: Tensor) -> None:
+        self._event = torch.cuda.Event() if flag.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._event is None:
+            self._flag = flag
+        else:
+            self._flag = torch.empty_like(flag, device="cpu", pin_memory=True)
+            self._flag.copy_(flag, non_blocking=True)
+            self._event.record()
+
+    def read(self) -> bool:
+        """Its value, after waiting for the GPU to have come so far."""
+        if self._event is not None:
+            self._event.synchronize()
+        return bool(self._flag)

@@ -1,0 +1,94 @@
+"""How a run's weights move: parameter groups, the learning-rate schedule, averaged weights."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from model.segvlm import SegVLM
+
+from .config import OptimSection
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The factor on the base learning rates at every step of a run.
+
+    steps: of the whole run. milestones: steps at which the "step" schedule multiplies by `decay`.
+    """
+
+    optim: OptimSection
+    steps: int
+    milestones: tuple[int, ...]
+
+    @classmethod
+    def of(cls, optim: OptimSection, steps_per_epoch: float) -> Schedule:
+        """The schedule of a run, whose epochs may end in the middle of a batch."""
+        if optim.epochs is None:
+            assert optim.steps is not None
+            return cls(optim, optim.steps, tuple(round(at) for at in optim.milestones))
+        milestones = tuple(math.ceil(at * steps_per_epoch) for at in optim.milestones)
+        return cls(optim, math.ceil(optim.epochs * steps_per_epoch), milestones)
+
+    def factor(self, step: int) -> float:
+        """Warm-up from nothing, then the schedule to the end of the run."""
+        optim = self.optim
+        if step < optim.warmup_steps:
+            return (step + 1) / optim.warmup_steps
+        share = (step - optim.warmup_steps) / max(1, self.steps - optim.warmup_steps)
+        if optim.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * share))
+        if optim.schedule == "poly":
+            return float((1 - share) ** optim.power)
+        if optim.schedule == "step":
+            return float(optim.decay ** bisect.bisect_right(self.milestones, step))
+        return 1.0
+
+
+def parameter_groups(model: SegVLM, optim: OptimSection) -> list[dict[str, Any]]:
+    """Backbone and head, each with and without weight decay (biases and norms have none).
+
+    The backbone is what comes pre-trained: the image encoder, and CLIP's text encoder with it. Its
+    rate is `backbone_lr_factor` of the head's from the first step.
+    """
+    from_clip = model.config.image_encoder.startswith("clip")
+    backbone = ("image_encoder.", "text_encoder.") if from_clip else ("image_encoder.",)
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith(backbone), parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "name": "backbone" if in_backbone else "head",
+            "base_lr": optim.lr * (optim.backbone_lr_factor if in_backbone else 1.0),
+            "weight_decay": optim.weight_decay if decays else 0.0,
+        }
+        for (in_backbone, decays), parameters in groups.items()
+    ]
+
+
+def build_optimizer(
+    model: SegVLM, optim: OptimSection, device: torch.device
+) -> torch.optim.Optimizer:
+    """Adam or AdamW over `parameter_groups`; one kernel a step on a GPU."""
+    kind = torch.optim.AdamW if optim.optimizer == "adamw" else torch.optim.Adam
+    fused = device.type == "cuda"
+    return kind(parameter_groups(model, optim), lr=optim.lr, fused=fused)
+
+
+def averaged(model: SegVLM, decay: float) -> AveragedModel | None:
+    """The exponential moving average of weights and statistics; None where it is off."""
+    if not decay:
+        return None
+    return AveragedModel(
+        model,
+        multi_avg_fn=get_ema_multi_avg_fn(decay),  # type: ignore[no-untyped-call]
+        use_buffers=True,
+    )
