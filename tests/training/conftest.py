@@ -8,8 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from PIL import Image, ImageDraw
 
+from model.checkpoint import save
+from model.config import preset_config
+from model.segvlm import build_segvlm
+from model.tokenizer import clip_tokenizer
+from training.ablation import plan
+from training.config import config_from_dict
 from training.prepare import prepare_instances
 
 _COLOURS = {"red": (200, 30, 30), "blue": (30, 40, 200), "green": (30, 160, 50)}
@@ -91,3 +99,72 @@ def tiny_run(tiny_store: Path, tmp_path: Path) -> dict[str, Any]:
         "optim": {"steps": 6, "lr": 0.001, "optimizer": "adamw", "ema_decay": 0.9},
         "run": {"out": str(tmp_path / "run"), "log_every": 1, "save_every": 1, "validate_every": 3},
     }
+
+
+def made_scores(mean_iou: float, **changes: Any) -> dict[str, Any]:
+    """What `evaluate --json` writes, made up: precision falls from `mean_iou` evenly."""
+    precision = {f"0.{tenth}": mean_iou * (10 - tenth) / 5 for tenth in (5, 6, 7, 8, 9)}
+    overall = {"num": 40, "mean_iou": mean_iou, "cum_iou": mean_iou / 2, "precision": precision}
+    return {
+        "split": "val",
+        "threshold": 0.4,
+        "num_images": 3,
+        "num_phrases": 40,
+        "all": overall,
+        "kinds": {"class": overall},
+        "subsets": {},
+        "empty_share": 0.25,
+        "probes": None,
+        "data": {"maker": "instances", "seed": 0},
+        **changes,
+    }
+
+
+@pytest.fixture
+def made_ablation(tiny_run: dict[str, Any], tmp_path: Path) -> Path:
+    """An ablation's directory of two seeds as `ablate` leaves it, but with made-up scores.
+
+    Mean IoU in per cent, seeds 0 and 1: baseline 20 and 22, raf 30 and 34, deformable-residual 29
+    and 29, se 40 and 42. No weights.
+    """
+    means = {
+        "baseline": (0.20, 0.22),
+        "raf": (0.30, 0.34),
+        "deformable-residual": (0.29, 0.29),
+        "se": (0.40, 0.42),
+    }
+    out = tmp_path / "ablation"
+    for run in plan(config_from_dict(tiny_run), 2, out):
+        run.out.mkdir(parents=True)
+        config = yaml.safe_dump(run.config.to_dict(), sort_keys=False)
+        (run.out / "config.yaml").write_text(config, encoding="utf-8")
+        scores = made_scores(means[run.row.name][run.seed])
+        (run.out / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+        (run.out / "run.json").write_text('{"finished": true, "step": 6}', encoding="utf-8")
+        rows: list[dict[str, Any]] = [
+            {"event": "train", "step": step, "loss": 2 / step, "bce": 1 / step}
+            for step in range(1, 7)
+        ]
+        rows.append({"event": "validation", "step": 6, **scores})
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (run.out / "log.jsonl").write_text(text, encoding="utf-8")
+    return out
+
+
+@pytest.fixture
+def random_checkpoint(tiny_run: dict[str, Any], tmp_path: Path) -> Path:
+    """The network of `tiny_run` with random weights whose masks are neither empty nor full."""
+    torch.manual_seed(0)
+    section = tiny_run["model"]
+    model = build_segvlm(preset_config(section["preset"], **section["overrides"])).eval()
+    side, length = model.config.image_size, model.config.word_length
+    tokens = torch.from_numpy(clip_tokenizer().encode(["a dog"], length).tokens)
+    last = model.projector.dynamic.kernel
+    with torch.no_grad():
+        logits = model(torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8), tokens)
+        for parameter in last.parameters():
+            parameter.div_(logits.std())
+        last.bias[-1] -= logits.mean() / logits.std()
+    path = tmp_path / "random.safetensors"
+    save(model, path)
+    return path

@@ -11,12 +11,8 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
-import torch
 from PIL import Image
 
-from model.checkpoint import save
-from model.config import preset_config
-from model.segvlm import build_segvlm
 from training.__main__ import main
 from training.data.lmdb_store import PhraseStore
 from training.data.phrasecut_subsets import SUBSETS
@@ -84,35 +80,23 @@ def test_the_command_equals_the_official_evaluator(
         assert f"| {name} | {official[name]['num']} | " in told
 
 
-@pytest.fixture
-def tiny_network(tiny_run: dict[str, Any], tmp_path: Path) -> Path:
-    """A checkpoint of random weights whose masks are neither empty nor full."""
-    torch.manual_seed(0)
-    section = tiny_run["model"]
-    model = build_segvlm(preset_config(section["preset"], **section["overrides"])).eval()
-    last = model.projector.dynamic.kernel
-    side = model.config.image_size
-    with torch.no_grad():
-        tokens = torch.zeros((1, model.config.word_length), dtype=torch.int64)
-        tokens[0, :3] = torch.tensor([49406, 320, 49407])
-        logits = model(torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8), tokens)
-        for parameter in last.parameters():
-            parameter.div_(logits.std())
-        last.bias[-1] -= logits.mean() / logits.std()
-    path = tmp_path / "random.safetensors"
-    save(model, path)
-    return path
-
-
 def test_files_of_a_model_score_what_the_model_scored(
-    miniature: Path, tiny_network: Path, tmp_path: Path
+    miniature: Path, random_checkpoint: Path, tmp_path: Path
 ) -> None:
     root, store = miniature / "VGPhraseCut_v0", tmp_path / "phrasecut.lmdb"
     prepare = ["prepare", "phrasecut", "--root", str(root), "--out", str(store)]
     assert main(prepare) == 0
     pictures, of_model, of_files = (tmp_path / name for name in ("masks", "a.json", "b.json"))
-    command = ["evaluate", "--checkpoint", str(tiny_network), "--data", str(store)]
-    command += ["--split", "test", "--threshold", "0.5", "--write-predictions", str(pictures)]
+    command = ["evaluate", "--checkpoint", str(random_checkpoint), "--data", str(store)]
+    command += [
+        "--split",
+        "test",
+        "--no-probes",
+        "--threshold",
+        "0.5",
+        "--write-predictions",
+        str(pictures),
+    ]
     assert main([*command, "--json", str(of_model)]) == 0
     with Image.open(next(pictures.iterdir())) as picture:
         assert picture.mode == "1"
