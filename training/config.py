@@ -45,6 +45,10 @@ class AugmentSection:
     jitter: float = 0.0
     """Strength of brightness, contrast and saturation changes, 0.2 = up to 20 %; never hue."""
 
+    def __post_init__(self) -> None:
+        if not all(0 <= value <= 1 for value in (self.flip, self.crop, self.jitter)):
+            raise ValueError("data.augment.flip, crop and jitter must lie in 0..1")
+
 
 @dataclass(frozen=True)
 class MixSection:

@@ -308,6 +308,11 @@ def test_a_wrong_mixed_store_is_refused(mix: dict[str, Any], fault: str) -> None
         config_from_dict({"data": {"mix": [mix]}})
 
 
+def test_a_wrong_augmentation_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.augment"):
+        config_from_dict({"data": {"augment": {"flip": 1.5}}})
+
+
 def test_real_requests_are_what_the_network_takes(tiny_run: dict[str, Any]) -> None:
     store = PhraseStore(Path(tiny_run["data"]["store"]))
     images, tokens = real_requests(store, clip_tokenizer(), 64, 17, count=2)

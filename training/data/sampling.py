@@ -182,8 +182,8 @@ class TrainingOrder:
         mixed = f" ({shares} of the stores)" if len(self._quotas) > 1 else ""
         unit = "images" if self.chunk is None else "image-phrase units"
         return (
-            f"{self.units_per_epoch} {unit} an epoch{mixed}; {self.left_out} images left out, "
-            "their photos are held out for validation or test"
+            f"{self.units_per_epoch} {unit} an epoch{mixed}; {self.left_out} images left out "
+            "because their photo is held out for validation or test"
         )
 
 
