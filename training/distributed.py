@@ -135,9 +135,9 @@ class CpuSyncBatchNorm(_BatchNorm):
     def _by_batch(self, input: Tensor) -> Tensor:
         axes = [0, *range(2, input.ndim)]
         shape = [1, -1] + [1] * (input.ndim - 2)
-        values = input.float()
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
         # Two passes: a mean of squares minus a square of means loses half of the digits.
-        count = torch.tensor([input.numel() / input.shape[1]])
+        count = torch.tensor([input.numel() / input.shape[1]], dtype=values.dtype)
         dist.all_reduce(count)
         if count.item() <= 1:
             return self._by_running(input)

@@ -1,7 +1,8 @@
-"""The loop: it learns, it stops cleanly, and it resumes to the same weights."""
+"""The loop: it learns, it stops cleanly, and it goes on to the same weights."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,27 +17,40 @@ import torch
 import yaml
 
 from model.checkpoint import load
+from training.__main__ import main
 from training.config import config_from_dict
-from training.run_files import load_state, save_state
+from training.data.dataset import TrainingBatches
+from training.failures import TrainingError
+from training.run_files import load_state
+from training.run_log import read_log
 from training.setup import build_trainer
-from training.trainer import Trainer, parameter_groups
+from training.trainer import Trainer
+
+
+def _settings(settings: dict[str, Any], /, **sections: dict[str, Any]) -> dict[str, Any]:
+    return {name: {**values, **sections.get(name, {})} for name, values in settings.items()}
 
 
 def _trainer(settings: dict[str, Any], /, **sections: dict[str, Any]) -> Trainer:
-    merged = {name: {**values, **sections.get(name, {})} for name, values in settings.items()}
-    return build_trainer(config_from_dict(merged))
+    return build_trainer(config_from_dict(_settings(settings, **sections)))
 
 
-def _log(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text("utf-8").splitlines()]
+def _newest(out: Path) -> dict[str, Any]:
+    return load_state(sorted((out / "checkpoints").glob("*.pt"))[-1])
 
 
-def _assert_same_weights(first: Path, second: Path) -> None:
-    one, other = load_state(first / "last.pt"), load_state(second / "last.pt")
-    assert one["step"] == other["step"]
+def _assert_same_run(first: Path, second: Path) -> None:
+    """The same weights, bit for bit, and a log with each step once."""
+    one, other = _newest(first), _newest(second)
+    assert (one["step"], one["best"]) == (other["step"], other["best"])
     for part in ("model", "average"):
         for name, value in one[part].items():
             assert torch.equal(value, other[part][name]), f"{part} {name}"
+    logs = [
+        [(row["event"], row["step"], row.get("loss")) for row in read_log(out / "log.jsonl")]
+        for out in (first, second)
+    ]
+    assert logs[0] == logs[1]
 
 
 @pytest.fixture
@@ -48,40 +62,54 @@ def whole_run(tiny_run: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def test_a_run_leaves_its_files(whole_run: Path) -> None:
-    rows = _log(whole_run)
-    assert [row["step"] for row in rows if row["event"] == "train"] == [1, 2, 3, 4, 5, 6]
+    rows = read_log(whole_run / "log.jsonl")
+    train = [row for row in rows if row["event"] == "train"]
+    assert [row["step"] for row in train] == [1, 2, 3, 4, 5, 6]
+    for name in ("bce", "focal", "dice", "iou", "gradient_norm", "lr_backbone", "lr_head"):
+        assert all(row[name] >= 0 for row in train), name
+    assert all(0 <= row["data_wait_share"] <= 1 < row["phrases_per_second"] for row in train)
     validations = [row for row in rows if row["event"] == "validation"]
     assert [row["step"] for row in validations] == [3, 6]
     best = max(row["all"]["mean_iou"] for row in validations)
-    assert load_state(whole_run / "last.pt")["best"] == best
-    assert load(whole_run / "best.safetensors").config.image_size == 64
+    states = sorted(path.name for path in (whole_run / "checkpoints").iterdir())
+    assert states == ["00000005.pt", "00000006.pt"]
+    assert _newest(whole_run)["best"] == best
+    for name in ("best", "last"):
+        assert load(whole_run / f"{name}.safetensors").config.image_size == 64
+    ended = json.loads((whole_run / "run.json").read_text())
+    assert ended["finished"] and ended["step"] == 6 and ended["versions"]["torch"]
+    assert len(list((whole_run / "samples").glob("*.png"))) == 2
     assert list((whole_run / "tensorboard").iterdir())
-    assert not list(whole_run.glob("*.partial"))
+    assert not list(whole_run.rglob("*.partial*"))
+
+
+def test_a_finished_run_is_left_as_it_is(whole_run: Path, tiny_run: dict[str, Any]) -> None:
+    before = {path: path.read_bytes() for path in whole_run.rglob("*.safetensors")}
+    _trainer(tiny_run, run={"out": str(whole_run)}).run()
+    assert {path: path.read_bytes() for path in before} == before
+    assert [row["step"] for row in read_log(whole_run / "log.jsonl")][-1] == 6
+    assert json.loads((whole_run / "run.json").read_text())["step"] == 6
 
 
 def test_it_learns(tiny_run: dict[str, Any]) -> None:
     optim = {"steps": 40, "lr": 0.003}
     trainer = _trainer(tiny_run, optim=optim, run={"validate_every": 1000, "save_every": 1000})
     trainer.run()
-    losses = [row["loss"] for row in _log(trainer.out) if row["event"] == "train"]
+    losses = [
+        row["loss"] for row in read_log(trainer.files.out / "log.jsonl") if row["event"] == "train"
+    ]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-def test_a_stopped_run_resumes_to_the_same_weights(
-    tiny_run: dict[str, Any], whole_run: Path
-) -> None:
-    first = _trainer(tiny_run)
-    step = first.train_step
-
-    def stop_after_two(batch: Any) -> Any:
-        first.stopping = first.step >= 1  # what SIGTERM sets
-        return step(batch)
-
-    first.train_step = stop_after_two  # type: ignore[method-assign]
-    first.run()
-    assert load_state(first.out / "last.pt")["step"] == 2
-    _trainer(tiny_run).run()
-    _assert_same_weights(first.out, whole_run)
+def test_epochs_are_counted_in_phrases(tiny_run: dict[str, Any]) -> None:
+    optim = {"steps": None, "epochs": 2, "schedule": "step", "milestones": [1]}
+    trainer = _trainer(tiny_run, data={"phrases_per_image": 1}, optim=optim)
+    phrases = sum(
+        trainer.store.phrase_count(image_id) for image_id in trainer.store.image_ids("train")
+    )
+    assert trainer.order.units_per_epoch == phrases
+    assert trainer.schedule.steps == -(-2 * phrases // 2)
+    assert trainer.schedule.milestones == (-(-phrases // 2),)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -95,13 +123,94 @@ def test_a_killed_process_resumes_to_the_same_weights(
     environment = {**os.environ, "PYTHONPATH": str(repo_root)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
         deadline = time.monotonic() + 120
-        while not (out / "last.pt").is_file() and time.monotonic() < deadline:
+        while not list(out.glob("checkpoints/*.pt")) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(number)
         process.wait(timeout=60)
-    assert load_state(out / "last.pt")["step"] < 6, "it was to be stopped in the middle"
+    assert process.returncode == (0 if number == signal.SIGTERM else -number)
+    assert _newest(out)["step"] < 6, "it was to be stopped in the middle"
+    # What a killed run logged behind its checkpoint is not to stand twice.
+    with (out / "log.jsonl").open("a") as file:
+        file.write('{"event": "train", "step": 6, "loss": -1.0}\n{"event": "tr')
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)
-    _assert_same_weights(out, whole_run)
+    _assert_same_run(out, whole_run)
+
+
+def test_a_stop_comes_before_the_next_step(
+    tiny_run: dict[str, Any], whole_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = _trainer(tiny_run, run={"save_every": 100})
+    update = first.learner.update
+
+    def update_then_signal(step: int, *rest: Any) -> Any:
+        result = update(step, *rest)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    first.learner.update = update_then_signal  # type: ignore[method-assign]
+    first.run()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert "same command again to go on at step 2" in capsys.readouterr().out
+    assert _newest(first.files.out)["step"] == 2
+    _trainer(tiny_run).run()  # another save_every changes no weights
+    _assert_same_run(first.files.out, whole_run)
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(
+    tiny_run: dict[str, Any], whole_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = whole_run / "checkpoints" / "00000006.pt"
+    weights = _newest(whole_run)["model"]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    _trainer(tiny_run, run={"out": str(whole_run)}).run()
+    printed = capsys.readouterr().out
+    assert "trying the one before" in printed and "at step 5" in printed
+    for name, value in _newest(whole_run)["model"].items():
+        assert torch.equal(value, weights[name])
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(
+    tiny_run: dict[str, Any], whole_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.save
+
+    def full_at_three(state: Any, file: Any) -> None:
+        file.write(b"half a checkpoint")
+        if state["step"] == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        file.seek(0)
+        save(state, file)
+
+    out = Path(tiny_run["run"]["out"])
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full_at_three)
+        with pytest.raises(TrainingError, match=r"step 3 .*No space left.*make room"):
+            _trainer(tiny_run).run()
+    assert sorted(path.name for path in out.glob("checkpoints/*")) == ["00000001.pt", "00000002.pt"]
+    _trainer(tiny_run).run()
+    _assert_same_run(out, whole_run)
+
+
+def test_a_lost_data_worker_is_one_clear_line(
+    tiny_run: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    get = TrainingBatches.__getitem__
+
+    def die_at_two(self: TrainingBatches, item: int) -> Any:
+        if item == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return get(self, item)
+
+    monkeypatch.setattr(TrainingBatches, "__getitem__", die_at_two)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(_settings(tiny_run, data={"workers": 1})), encoding="utf-8")
+    assert main(["train", "--config", str(config)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: a data worker died") and "lower data.workers" in said
 
 
 def test_another_configuration_is_refused_in_the_same_directory(
@@ -110,38 +219,33 @@ def test_another_configuration_is_refused_in_the_same_directory(
     _trainer(tiny_run, optim={"steps": 1}).run()
     with pytest.raises(ValueError, match=r"optim\.lr"):
         _trainer(tiny_run, optim={"steps": 1, "lr": 0.5}).run()
+    _trainer(tiny_run, optim={"steps": 1}, run={"keep": 5}, data={"workers": 1}).run()
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_batch_saved(tiny_run: dict[str, Any]) -> None:
+def test_a_directory_is_for_one_run_at_a_time(tiny_run: dict[str, Any]) -> None:
     trainer = _trainer(tiny_run)
-    trainer.out.mkdir()
-    with torch.no_grad():
-        trainer.model.projector.dynamic.kernel.bias.fill_(float("nan"))
-    batch = trainer.batches[0]
-    with pytest.raises(FloatingPointError, match="non_finite_batch"):
-        trainer.train_step(batch)
-    saved = torch.load(trainer.out / "non_finite_batch.pt", weights_only=True)
-    assert torch.equal(saved[0], batch.images)
+    with trainer.files.locked(), pytest.raises(ValueError, match="another process trains"):
+        _trainer(tiny_run).run()
 
 
-def test_groups_hold_every_trainable_parameter_once(tiny_run: dict[str, Any]) -> None:
-    trainer = _trainer(tiny_run, optim={"weight_decay": 0.1, "backbone_lr_factor": 0.5})
-    groups = parameter_groups(trainer.model, trainer.config.optim)
-    seen = [id(parameter) for group in groups for parameter in group["params"]]
-    wanted = [id(p) for p in trainer.model.parameters() if p.requires_grad]
-    assert sorted(seen) == sorted(wanted)
-    backbone = {id(p) for p in trainer.model.image_encoder.parameters()}
-    for group in groups:
-        inside = {id(p) in backbone for p in group["params"]}
-        assert inside == {group["base_lr"] == pytest.approx(0.0005)}
-        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] == 0.1}
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_loss_that_is_not_finite_stops_with_its_batch_saved(
+    tiny_run: dict[str, Any], precision: str
+) -> None:
+    trainer = _trainer(tiny_run, optim={"precision": precision})
+    update = trainer.learner.update
 
+    def spoil(step: int, *rest: Any) -> Any:
+        if step == 3:
+            with torch.no_grad():
+                trainer.learner.model.projector.dynamic.kernel.bias.fill_(float("nan"))
+        return update(step, *rest)
 
-def test_a_state_that_is_not_ours_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "last.pt"
-    path.write_bytes(b"not a zip file")
-    with pytest.raises(ValueError, match=r"last\.pt is not a training state"):
-        load_state(path)
-    save_state(path, {"step": 3})
-    assert load_state(path) == {"step": 3}
-    assert not path.with_name("last.pt.partial").exists()
+    trainer.learner.update = spoil  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match=r"step 4 is not finite.*non_finite_batch"):
+        trainer.run()
+    saved = torch.load(trainer.files.out / "non_finite_batch_rank0.pt", weights_only=True)
+    assert torch.equal(saved[0], trainer.batches[3].images)
+    state = _newest(trainer.files.out)
+    assert state["step"] == 3, "weights of a step that went wrong must not be kept"
+    assert all(value.isfinite().all() for value in state["model"].values())
