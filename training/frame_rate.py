@@ -24,6 +24,7 @@ from model.bundle import Bundle
 from model.segvlm import SegVLM
 from model.tokenizer import END_ID, START_ID
 from training.onnx_graphs import OnnxGraphs
+from training.versions import versions
 
 Call = Callable[[], object]
 Timer = Callable[[Call], float]
@@ -89,11 +90,11 @@ class FrameRates:
     def to_markdown(self) -> str:
         """A table of frames per second and milliseconds."""
         heads = " | ".join(f"{_TITLES[stage]}, FPS | ms" for stage in STAGES)
-        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        engine = "onnxruntime" if "onnxruntime" in self.versions else "torch"
         lines = [
             f"Forward pass alone at {self.image_size} x {self.image_size}, {self.precision}"
-            f"{_tf32_note(self.tf32)}, on {self.device} ({versions}); median of {self.repeats} "
-            f"calls after {self.warm_up} to warm up.",
+            f"{_tf32_note(self.tf32)}, on {self.device} ({engine} {self.versions[engine]}); median "
+            f"of {self.repeats} calls after {self.warm_up} to warm up.",
             "",
             f"| batch | {heads} |",
             "|--:" + "|--:|--:" * len(STAGES) + "|",
@@ -149,7 +150,7 @@ def network_frame_rates(
         repeats=repeats,
         warm_up=warm_up,
         threads=torch.get_num_threads(),
-        versions=_versions(),
+        versions={**versions(), "cuda": torch.version.cuda or "none"},
         rates={
             batch: measure(batch) for batch in batch_sizes or ((1, 8, 32) if on_gpu else (1, 4))
         },
@@ -182,7 +183,7 @@ def bundle_frame_rates(
         repeats=repeats,
         warm_up=warm_up,
         threads=threads,
-        versions={"onnxruntime": onnxruntime.__version__, "python": platform.python_version()},
+        versions={**versions(), "onnxruntime": onnxruntime.__version__},
         rates={batch: measure(batch) for batch in batch_sizes},
     )
 
@@ -278,10 +279,3 @@ def _tf32() -> dict[str, bool]:
 def _tf32_note(tf32: Mapping[str, bool] | None) -> str:
     used = [name.replace("_", " ") for name, on in (tf32 or {}).items() if on]
     return f" (TF32 {' and '.join(used)})" if used else ""
-
-
-def _versions() -> dict[str, str]:
-    versions = {"torch": torch.__version__, "python": platform.python_version()}
-    if torch.version.cuda:
-        versions["cuda"] = torch.version.cuda
-    return versions

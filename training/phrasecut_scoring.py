@@ -65,13 +65,13 @@ class FileScores:
         """Sentences for a person; none where nothing was notable."""
         notes = []
         if self.missing:
-            notes.append(f"{_some(self.missing)} had no prediction and counts as 0.")
+            notes.append(f"Without a prediction, counted as 0: {_some(self.missing)}.")
         if self.extra:
-            notes.append(f"{_some(self.extra)} belongs to no phrase of the split: not used.")
+            notes.append(f"Files of no phrase of this split, not used: {_some(self.extra)}.")
         if self.grey:
             notes.append(
-                f"{_some(self.grey)} has grey levels; every pixel that is not 0 counts as "
-                "foreground. Threshold probability maps before they are saved."
+                f"Predictions with grey levels, of which every pixel that is not 0 counts as "
+                f"foreground: {_some(self.grey)}. Threshold probability maps before saving them."
             )
         return notes
 
@@ -130,11 +130,18 @@ class PredictionWriter:
         )
         for task_id, count in counts.items():
             _check_task_id(task_id, count, store.path)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{folder} cannot be made ({error.strerror})") from error
 
     def __call__(self, phrase: PhraseRecord, mask: Mask) -> None:
         """`mask`: bool (H, W) at the photo's size."""
-        Image.fromarray(mask).save(self._folder / f"{phrase.task_id}.png")
+        path = self._folder / f"{phrase.task_id}.png"
+        try:
+            Image.fromarray(mask).save(path)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written ({error.strerror})") from error
 
 
 class _Scored(NamedTuple):

@@ -86,7 +86,7 @@ def test_measured_rates_are_told_with_their_circumstances(network: SegVLM) -> No
     rates = network_frame_rates(network, "cpu", (1, 2), repeats=3, warm_up=1)
     content = json.loads(json.dumps(rates.to_dict(), allow_nan=False))
     assert (content["image_size"], content["precision"], content["repeats"]) == (64, "fp32", 3)
-    assert content["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(content["versions"]["torch"].partition("+")[0])
     assert content["device"]
     assert content["tf32"] is None
     assert [row["batch"] for row in content["batches"]] == [1, 2]

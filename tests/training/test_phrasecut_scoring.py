@@ -202,7 +202,7 @@ def test_missing_predictions_are_refused_or_counted_as_zero(
 
     report = tmp_path / "scores.json"
     assert main([*command, "--missing", "zero", "--json", str(report)]) == 0
-    assert "1 (1__0) had no prediction and counts as 0" in capsys.readouterr().out
+    assert "Without a prediction, counted as 0: 1 (1__0)." in capsys.readouterr().out
     scores = json.loads(report.read_text("utf-8"))
     assert scores["files"]["missing"] == ["1__0"]
     assert scores["all"]["num"] == 3
@@ -260,6 +260,15 @@ def test_predictions_need_task_ids(tiny_store: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="prepare phrasecut"):
         PredictionWriter(tmp_path / "masks", PhraseStore(tiny_store), "val")
     assert not (tmp_path / "masks").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    command = ["evaluate", "--checkpoint", "nowhere", "--data", str(tiny_store)]
+    assert main([*command, "--json", str(tmp_path / "file" / "scores.json")]) == 2
+    assert "file cannot be made" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import Commands
 
 if TYPE_CHECKING:
-    from training.evaluation_report import EvaluationReport
     from training.frame_rate import FrameRates
     from training.outcomes import PhraseOutcome
     from training.predictors import Predictor
@@ -101,6 +100,16 @@ def _check(options: argparse.Namespace) -> None:
         for name in ("threshold", "write_predictions", "fps", "csv", "markdown"):
             if getattr(options, name) is not None and getattr(options, name) is not False:
                 raise ValueError(f"--sweep does not go with --{name.replace('_', '-')}")
+    for path in (options.json, options.csv, options.markdown):
+        if path:
+            _make_folder(path.parent)  # before the work, not after it
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be made ({error.strerror}); choose another") from error
 
 
 def _score_files(options: argparse.Namespace) -> None:
@@ -114,7 +123,8 @@ def _score_files(options: argparse.Namespace) -> None:
         zero_missing=options.missing == "zero",
     )
     report = report_of(scores.outcomes, options.split, None)
-    _write(options, report, scores.outcomes, {"files": scores.to_dict()}, scores.notes())
+    parts = [*scores.notes(), report.to_markdown()]
+    _write(options, parts, scores.outcomes, {**report.to_dict(), "files": scores.to_dict()})
 
 
 def _score_model(options: argparse.Namespace) -> None:
@@ -137,13 +147,13 @@ def _score_model(options: argparse.Namespace) -> None:
         mask_sink=sink,
     )
     report = report_of(outcomes, options.split, model.threshold)
-    more: dict[str, Any] = {"data": store.metadata()["fingerprint"]}
-    notes = []
+    content = {**report.to_dict(), "data": store.metadata()["fingerprint"]}
+    parts = [report.to_markdown()]
     if options.fps:
         rates = model.frame_rates()
-        more["frame_rate"] = rates.to_dict()
-        notes.append(rates.to_markdown())
-    _write(options, report, outcomes, more, notes)
+        content["frame_rate"] = rates.to_dict()
+        parts.append(rates.to_markdown())
+    _write(options, parts, outcomes, content)
 
 
 def _sweep(options: argparse.Namespace) -> None:
@@ -187,6 +197,8 @@ def _open_model(options: argparse.Namespace) -> _Model:
         threshold = bundle.config.threshold if threshold is None else threshold
         return _Model(BundlePredictor(bundle), threshold, lambda: bundle_frame_rates(bundle))
     device = pick_device()
+    if precision != "fp32" and device.type != "cuda":
+        raise ValueError(f"--precision {precision} needs a GPU and there is none; leave it out")
     network = load(options.checkpoint).to(device)
     predictor = TorchPredictor(network, clip_tokenizer(), device, autocast=precision != "fp32")
     return _Model(
@@ -198,23 +210,25 @@ def _open_model(options: argparse.Namespace) -> _Model:
 
 def _write(
     options: argparse.Namespace,
-    report: EvaluationReport,
+    parts: Sequence[str],
     outcomes: Sequence[PhraseOutcome],
-    more: Mapping[str, Any],
-    notes: Sequence[str],
+    content: Mapping[str, Any],
 ) -> None:
-    """Print the tables with the notes, and write the files that the options ask for."""
+    """Print the parts of the page, and write the files that the options ask for."""
     from training.outcomes import write_csv
 
-    page = "\n".join([report.to_markdown(), *(f"{note.rstrip()}\n" for note in notes)])
+    page = "\n\n".join(part.rstrip() for part in parts) + "\n"
     print(page, end="")
     if options.markdown:
         options.markdown.write_text(page, encoding="utf-8")
     if options.json:
-        _write_json(options.json, {**report.to_dict(), **more})
+        _write_json(options.json, content)
     if options.csv:
         write_csv(outcomes, options.csv)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    from training.versions import versions
+
+    text = json.dumps({**content, "versions": versions()}, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
