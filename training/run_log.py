@@ -7,6 +7,7 @@ since 1970), and the event's own numbers. A step stands in it once, also after a
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,9 @@ class RunLog:
 
     def train(self, step: int, steps: int, row: Mapping[str, float]) -> None:
         """One line of training."""
-        self._write("train", step, row)
+        # JSON knows no NaN: the gradient norm of a step that fp16's scaler skipped.
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        self._write("train", step, finite)
         for name, value in row.items():
             self._board.add_scalar(f"train/{name}", value, step)
         print(

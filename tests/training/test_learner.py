@@ -1,0 +1,127 @@
+"""One update: the same however its batch is cut, and dependent on nothing but the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from training import setup
+from training.config import config_from_dict
+from training.learner import Learner
+from training.trainer import Trainer
+
+
+def _trainer(settings: dict[str, Any], **optim: Any) -> Trainer:
+    tree = {**settings, "data": {**settings["data"], "images_per_batch": 4}}
+    tree["optim"] = {**settings["optim"], **optim}
+    return setup.build_trainer(config_from_dict(tree))
+
+
+def _gradients(trainer: Trainer, step: int = 0) -> dict[str, Tensor]:
+    """Gradients of the global batch `step`, and its loss under the name "loss"."""
+    accumulate = trainer.config.optim.accumulate
+    batches = [trainer.batches[step * accumulate + part] for part in range(accumulate)]
+    phrases = sum(len(batch.tokens) for batch in batches)
+    update = trainer.learner.update(step, batches, phrases)
+    named = trainer.learner.model.named_parameters()
+    found = {name: each.grad for name, each in named if each.grad is not None}
+    return {"loss": update.terms.total, **found}
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks in float64, where the order of a sum does not show."""
+    build: Callable[..., torch.nn.Module] = setup.build_model
+    monkeypatch.setattr(setup, "build_model", lambda section: build(section).double())
+
+
+@pytest.fixture
+def fixed_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch norms by their running statistics: those of a part are not those of the whole."""
+    build: Callable[..., torch.nn.Module] = setup.build_model
+
+    def without_training_mode(section: Any) -> torch.nn.Module:
+        model = build(section).eval()
+        model.train = lambda mode=True: model  # type: ignore[method-assign]
+        return model
+
+    monkeypatch.setattr(setup, "build_model", without_training_mode)
+
+
+@pytest.mark.usefixtures("exact", "fixed_statistics")
+def test_a_batch_in_parts_is_the_batch(tiny_run: dict[str, Any]) -> None:
+    """Parts of different numbers of phrases: a mean of means would be another number."""
+    whole = _trainer(tiny_run)
+    parts = _trainer(tiny_run, accumulate=2)
+    for step in range(3):
+        counts = {len(parts.batches[2 * step + part].tokens) for part in range(2)}
+        one, two = _gradients(whole, step), _gradients(parts, step)
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            scale = value.abs().max().clamp(min=1e-9)
+            assert ((value - two[name]).abs().max() / scale).item() < 1e-5, name
+    assert len(counts) >= 1
+
+
+def test_an_update_depends_on_its_step_alone(tiny_run: dict[str, Any]) -> None:
+    """Dropout is on; whatever drew random numbers before must not matter."""
+    first, second = _trainer(tiny_run), _trainer(tiny_run)
+    torch.rand(1000)
+    one = _gradients(first, step=2)
+    torch.manual_seed(99)
+    other = _gradients(second, step=2)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    again = _gradients(_trainer({**tiny_run, "run": {**tiny_run["run"], "seed": 0}}), step=3)
+    assert not torch.equal(one["loss"], again["loss"])
+
+
+def test_half_precision_finds_its_scale_and_learns(tiny_run: dict[str, Any]) -> None:
+    """Steps whose gradients overflow change no weight; then they are the plain gradients."""
+    plain = _trainer(tiny_run, clip_norm=1.0)
+    scaled = _trainer(tiny_run, clip_norm=1.0, precision="fp16")
+    batch = plain.batches[0]
+    expected = plain.learner.update(0, [batch], len(batch.tokens)).gradient_norm.item()
+    learner = scaled.learner
+    kernel = learner.model.projector.dynamic.kernel.weight
+    before, norm = kernel.detach().clone(), float("nan")
+    for _ in range(20):
+        assert torch.equal(kernel, before), "a skipped step moved the weights"
+        norm = learner.update(0, [batch], len(batch.tokens)).gradient_norm.item()
+        assert learner.broken_batch() is None, "an overflow of gradients is no broken loss"
+        if math.isfinite(norm):
+            break
+    assert norm == pytest.approx(expected, rel=0.2)
+    assert not torch.equal(kernel, before)
+    assert learner.state()["scaler"]["scale"] == learner.scaler.get_scale() < 2.0**16
+
+
+def test_the_backbone_is_slower_from_the_first_step(tiny_run: dict[str, Any]) -> None:
+    trainer = _trainer(tiny_run, backbone_lr_factor=0.1, warmup_steps=2)
+    _gradients(trainer)
+    rates = {group["name"]: group["lr"] for group in trainer.learner.optimizer.param_groups}
+    assert rates["head"] == pytest.approx(0.0005)
+    assert rates["backbone"] == pytest.approx(0.00005)
+
+
+def test_without_an_average_the_network_itself_answers(tiny_run: dict[str, Any]) -> None:
+    learner: Learner = _trainer(tiny_run, ema_decay=0.0).learner
+    assert learner.answering is learner.model and learner.state()["average"] is None
+    averaging = _trainer(tiny_run).learner
+    assert averaging.answering is not averaging.model
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(tiny_run: dict[str, Any]) -> None:
+    plain, compiled = _trainer(tiny_run), _trainer(tiny_run, compile=True)
+    batch = plain.batches[0]
+    for trainer in (plain, compiled):
+        trainer.learner.model.requires_grad_(True)
+    one = plain.learner.update(0, [batch], len(batch.tokens)).terms.total
+    other = compiled.learner.update(0, [batch], len(batch.tokens)).terms.total
+    assert other.item() == pytest.approx(one.item(), rel=1e-2)
+    assert compiled.learner.model.state_dict().keys() == plain.learner.model.state_dict().keys()
