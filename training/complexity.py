@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -70,6 +71,7 @@ class Complexity:
         }
 
 
+@lru_cache(maxsize=32)
 def measure_complexity(config: SegVLMConfig) -> Complexity:
     """Count the network that `config` describes, in evaluation mode."""
     model = _on_meta(config).eval()

@@ -15,12 +15,14 @@ from typing import Any
 from model.config import SegVLMConfig, preset_config
 
 from .complexity import Complexity, measure_complexity
+from .data.lmdb_store import PhraseStore
 from .reporting.detail_tables import (
     breakdown_table,
     generalisation_table,
     listening_table,
     operations_table,
     parameters_table,
+    speed_table,
 )
 from .reporting.document import Block, Bullets, Document, Paragraph, Section
 from .reporting.drawing import Drawing, Inputs
@@ -72,15 +74,16 @@ def build_report(
     """
     runs, notes = find_runs(paths)
     others = {name: read_scores(path) for name, path in (generalisation or {}).items()}
-    stores = dict(generalisation_data or {})
-    unknown = sorted(stores.keys() - others.keys())
+    unknown = sorted((generalisation_data or {}).keys() - others.keys())
     if unknown:
         raise ValueError(
             f"--generalisation-data names {', '.join(unknown)}, which --generalisation does not"
         )
+    stores = {name: PhraseStore(path) for name, path in (generalisation_data or {}).items()}
+    store = None if data is None else PhraseStore(data)
     groups, group_notes = group_runs(runs)
     notes += [*group_notes, *uneven_seeds(groups)]
-    drawing = Drawing(Inputs(runs, groups, data, others, stores), out / "figures")
+    drawing = Drawing(Inputs(runs, groups, store, others, stores), out / "figures")
     out.mkdir(parents=True, exist_ok=True)
     drawing.draw()
     costs = _costs(groups)
@@ -93,8 +96,8 @@ def build_report(
     }
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
-    figures = sorted((out / "figures").glob("*.p??"))
-    files = (*(out / name for name in texts), *figures)
+    names = (f"{name}.{suffix}" for name in drawing.pictures for suffix in ("png", "pdf"))
+    files = (*(out / name for name in texts), *(out / "figures" / name for name in names))
     return Report(files, tuple(notes), tuple(drawing.left_out))
 
 
@@ -133,7 +136,9 @@ def _document(
         _section("Examples", [pictures.get("figure6"), pictures.get("figure8")]),
         _section("Words and subsets", words),
         _section("Other data", other_data),
-        _section("Size and cost", [parameters_table(costs), operations_table(costs)]),
+        _section(
+            "Size and cost", [parameters_table(costs), operations_table(costs), speed_table(groups)]
+        ),
         _section("Training", [pictures.get("curves"), _runs_table(runs)]),
         _section("Notes", _notes(notes, drawing.left_out)),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,10 @@ def tiny_store(tiny_annotations: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def tiny_run(tiny_store: Path, tmp_path: Path) -> dict[str, Any]:
     """The configuration of a run of six steps with a network of a few hundred thousand weights."""
+    return tiny_settings(tiny_store, tmp_path / "run")
+
+
+def tiny_settings(store: Path, out: Path) -> dict[str, Any]:
     small = {
         "image_size": 64,
         "text_layers": 1,
@@ -91,13 +96,13 @@ def tiny_run(tiny_store: Path, tmp_path: Path) -> dict[str, Any]:
     return {
         "model": {"preset": "segvlm-lite", "overrides": small},
         "data": {
-            "store": str(tiny_store),
+            "store": str(store),
             "images_per_batch": 2,
             "phrases_per_image": 3,
             "augment": {"flip": 0.5, "crop": 0.5, "jitter": 0.2},
         },
         "optim": {"steps": 6, "lr": 0.001, "optimizer": "adamw", "ema_decay": 0.9},
-        "run": {"out": str(tmp_path / "run"), "log_every": 1, "save_every": 1, "validate_every": 3},
+        "run": {"out": str(out), "log_every": 1, "save_every": 1, "validate_every": 3},
     }
 
 
@@ -121,7 +126,13 @@ def made_scores(mean_iou: float, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def made_ablation(tiny_run: dict[str, Any], tmp_path: Path) -> Path:
+def made_ablation(finished_ablation: Path, tmp_path: Path) -> Path:
+    """A copy of `finished_ablation` to change."""
+    return Path(shutil.copytree(finished_ablation, tmp_path / "ablation"))
+
+
+@pytest.fixture(scope="session")
+def finished_ablation(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ablation's directory of two seeds as `ablate` leaves it, but with made-up scores.
 
     Mean IoU in per cent, seeds 0 and 1: baseline 20 and 22, raf 30 and 34, deformable-residual 29
@@ -133,8 +144,8 @@ def made_ablation(tiny_run: dict[str, Any], tmp_path: Path) -> Path:
         "deformable-residual": (0.29, 0.29),
         "se": (0.40, 0.42),
     }
-    out = tmp_path / "ablation"
-    for run in plan(config_from_dict(tiny_run), 2, out):
+    out = tmp_path_factory.mktemp("ablation")
+    for run in plan(config_from_dict(tiny_settings(tiny_store, out)), 2, out):
         run.out.mkdir(parents=True)
         config = yaml.safe_dump(run.config.to_dict(), sort_keys=False)
         (run.out / "config.yaml").write_text(config, encoding="utf-8")

@@ -9,7 +9,7 @@ from training.complexity import PARTS, Complexity
 
 from .groups import Group, Spread
 from .protocol import data_label, scored_on
-from .published import CRIS_RN101_PARAMETERS, PARAMETERS_CLAIM
+from .published import CRIS_RN101_PARAMETERS, PARAMETERS_CLAIM, SPEED_CLAIM
 from .tables import NONE, Table, TableRow, metric_names, spread_text
 
 
@@ -57,6 +57,29 @@ def operations_table(costs: Mapping[str, Complexity]) -> Table:
     )
     title = "Floating-point operations (GFLOP)"
     return Table(title, header, tuple(rows), frozenset(range(2, 6)), notes)
+
+
+def speed_table(groups: Sequence[Group]) -> Table | None:
+    """Frames per second where `evaluate --fps` measured them, and the paper's; None where not."""
+    rows = []
+    for group in groups:
+        timed = next((run for run in group.runs if (run.scores or {}).get("frame_rate")), None)
+        if timed is None or timed.scores is None:
+            continue
+        rate = timed.scores["frame_rate"]
+        where = (
+            f"{rate['device']}, {rate['precision']}, {rate['image_size']} x {rate['image_size']}"
+        )
+        for batch in rate["batches"]:
+            cells = (group.label, "measured", str(batch["batch"]), f"{batch['whole']['fps']:.1f}")
+            rows.append(TableRow((*cells, where), "measured"))
+    if not rows:
+        return None
+    quoted = ("SegVLM", "quoted", "", SPEED_CLAIM.value, f"{SPEED_CLAIM.source}; GPU not named")
+    rows.append(TableRow(quoted, "quoted"))
+    header = ("network", "origin", "batch", "frames a second", "device and source")
+    notes = ("The forward pass alone, an image and its expression, as `evaluate --fps` times it.",)
+    return Table("Speed of inference", header, tuple(rows), frozenset({2, 3}), notes)
 
 
 def listening_table(groups: Sequence[Group]) -> Table | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from training.commands.evaluate import PAPER_THRESHOLD
 from training.data.lmdb_store import PhraseStore
 
 from .charts import CHART_METRICS, ablation_chart, curves_chart, gains_chart, precision_chart
@@ -16,7 +17,7 @@ from .document import Picture
 from .figure_style import figure_style, write_figure
 from .groups import Group, comparable, gains
 from .mask_figures import example_masks, generalisation_chart, large_example, qualitative_grid
-from .protocol import data_label
+from .protocol import data_label, threshold_label
 from .runs import Run, fingerprint_of
 from .samples import Answer, Sample, answers, unpicked_samples
 
@@ -33,9 +34,9 @@ class Inputs:
 
     runs: Sequence[Run]
     groups: Sequence[Group]
-    data: Path | None = None
+    data: PhraseStore | None = None
     others: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    other_data: Mapping[str, Path] = field(default_factory=dict)
+    other_data: Mapping[str, PhraseStore] = field(default_factory=dict)
 
 
 class Drawing:
@@ -92,13 +93,13 @@ class Drawing:
 
     def _masks(self) -> None:
         shown = [group for group in self._rows or self._inputs.groups if _checkpoint(group)]
-        if self._inputs.data is None:
+        store = self._inputs.data
+        if store is None:
             self._lack("Figures 6 and 8", "`--data STORE`, the phrase store that was scored")
             return
         if not shown:
             self._lack("Figures 6 and 8", "finished, scored runs with their best.safetensors")
             return
-        store = PhraseStore(self._inputs.data)
         split = str(shown[0].scores["split"])
         samples = unpicked_samples(store, split, _GRID_ROWS + 1)
         found = {group: self._answers(group, samples) for group in shown}
@@ -137,10 +138,10 @@ class Drawing:
             self._lack("Figure 7's example masks", wanted)
             return
         found: dict[str, tuple[list[Sample], list[Answer]]] = {}
-        for name, path in inputs.other_data.items():
+        for name, store in inputs.other_data.items():
             scores = inputs.others[name]
-            samples = unpicked_samples(PhraseStore(path), str(scores["split"]), _EXAMPLE_ROWS)
-            found[name] = samples, answers(checkpoint, samples, float(scores["threshold"]))
+            samples = unpicked_samples(store, str(scores["split"]), _EXAMPLE_ROWS)
+            found[name] = samples, answers(checkpoint, samples, _threshold(scores))
         figure = example_masks(found, _told(model))
         title = "Figure 7, examples. Answers on other data"
         text = "Orange: the answer. Green: the target."
@@ -149,22 +150,33 @@ class Drawing:
     def _answers(self, group: Group, samples: Sequence[Sample]) -> list[Answer]:
         checkpoint = _checkpoint(group)
         assert checkpoint is not None
-        return answers(checkpoint, samples, float(group.scores["threshold"]))
+        return answers(checkpoint, samples, _threshold(group.scores))
 
     def _lack(self, what: str, wanted: str) -> None:
         self.left_out.append(f"{what}: left out; needs {wanted}.")
 
 
+def _threshold(scores: Mapping[str, Any]) -> float:
+    """What the scores were made with; 0.35, the paper's baseline's, where they are of files."""
+    threshold = scores["threshold"]
+    return PAPER_THRESHOLD if threshold is None else float(threshold)
+
+
+def _answering(group: Group) -> Run | None:
+    """The first seed's run that still has its weights."""
+    return next((run for run in group.runs if run.checkpoint), None)
+
+
 def _checkpoint(group: Group) -> Path | None:
-    """Of the group's first seed."""
-    return group.runs[0].checkpoint
+    run = _answering(group)
+    return None if run is None else run.checkpoint
 
 
 def _told(groups: Sequence[Group]) -> str:
     """Which runs answered."""
-    names = ", ".join(group.runs[0].name for group in groups)
-    threshold = groups[0].scores["threshold"]
-    return f"Answers of {names} at threshold {threshold:g}. {data_label(groups[0].scores)}."
+    names = ", ".join(run.name for run in map(_answering, groups) if run is not None)
+    scores = groups[0].scores
+    return f"Answers of {names}, {threshold_label(scores)}. {data_label(scores)}."
 
 
 def _other_store(store: PhraseStore, group: Group) -> str:

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from training.data.phrasecut_counts import PUBLISHED
+
 from .groups import Group
-from .published import PAPER_PROTOCOL, PHRASECUT_TEST_PHRASES
+from .published import PAPER_PROTOCOL
 from .runs import Run, fingerprint_of
+
+_TEST_PHRASES = PUBLISHED["test"][1]
+_NAMES = {
+    "instances": "templated phrases",
+    "phrasecut": "PhraseCut",
+    "refcoco": "RefCOCO",
+    "voc": "PASCAL VOC, templated phrases",
+}
 
 
 def is_phrasecut_test(scores: Mapping[str, Any]) -> bool:
@@ -15,14 +25,17 @@ def is_phrasecut_test(scores: Mapping[str, Any]) -> bool:
     return (
         data_maker(scores) == "phrasecut"
         and scores.get("split") == "test"
-        and scores.get("num_phrases") == PHRASECUT_TEST_PHRASES
+        and scores.get("num_phrases") == _TEST_PHRASES
     )
 
 
 def data_maker(scores: Mapping[str, Any]) -> str:
     """Which `prepare` made the scored store, "" where the scores do not say."""
     data = scores.get("data")
-    return str(data.get("maker", "")) if isinstance(data, Mapping) else ""
+    if isinstance(data, Mapping):
+        return str(data.get("maker", ""))
+    # Scores of prediction files, `evaluate --phrasecut`.
+    return "phrasecut" if "files" in scores else ""
 
 
 def data_label(scores: Mapping[str, Any]) -> str:
@@ -30,10 +43,11 @@ def data_label(scores: Mapping[str, Any]) -> str:
     phrases = f"{scores['num_phrases']:,} phrases"
     if is_phrasecut_test(scores):
         return f"PhraseCut test, all {phrases}"
-    maker = data_maker(scores)
-    known = {"instances": "templated phrases", "phrasecut": "PhraseCut files"}
-    name = known.get(maker, maker or "data of unknown origin")
-    return f"NOT PhraseCut test: {name}, split {scores['split']}, {phrases}"
+    maker, split = data_maker(scores), scores["split"]
+    name = _NAMES.get(maker, maker or "data of unknown origin")
+    if maker == "phrasecut" and split == "test":
+        return f"only a part of PhraseCut test: {phrases} of {_TEST_PHRASES:,}"
+    return f"NOT PhraseCut test: {name}, split {split}, {phrases}"
 
 
 def scored_on(scores: Mapping[str, Any]) -> str:
@@ -44,8 +58,14 @@ def scored_on(scores: Mapping[str, Any]) -> str:
     named = f" (sources: {', '.join(sources)})" if sources else ""
     return (
         f"{data_label(scores)}{on}{named}, data {fingerprint_of(scores)}, "
-        f"threshold {scores['threshold']:g}, masks at the photos' own size"
+        f"{threshold_label(scores)}, masks at the photos' own size"
     )
+
+
+def threshold_label(scores: Mapping[str, Any]) -> str:
+    """What made masks of probabilities."""
+    threshold = scores["threshold"]
+    return "masks from files" if threshold is None else f"threshold {threshold:g}"
 
 
 def trained_with(run: Run) -> str:
@@ -74,7 +94,7 @@ def protocol_of(group: Group) -> str:
     seeds = ", ".join(str(seed) for seed in group.seeds)
     plural = "s" if len(group.seeds) > 1 else ""
     return (
-        f"{data_label(group.scores)}; threshold {group.scores['threshold']:g}; "
+        f"{data_label(group.scores)}; {threshold_label(group.scores)}; "
         f"{trained_with(group.runs[0])}; seed{plural} {seeds}"
     )
 

@@ -156,7 +156,7 @@ def read_scores(path: Path) -> dict[str, Any]:
         content = {
             **content,
             "split": str(content["split"]),
-            "threshold": float(content["threshold"]),
+            "threshold": None if content["threshold"] is None else float(content["threshold"]),
             "num_phrases": int(content["num_phrases"]),
         }
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
