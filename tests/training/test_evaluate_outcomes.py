@@ -194,18 +194,20 @@ def test_the_command_writes_what_it_is_asked_for(
     assert f"best: {swept['best_threshold']:.2f}" in capsys.readouterr().out
 
     files = ["--json", str(report), "--csv", str(rows), "--markdown", str(page)]
-    assert main([*command, *files, "--fps", "--no-probes"]) == 0
+    assert main([*command, *files, "--no-probes"]) == 0
     scores = json.loads(report.read_text("utf-8"))
     assert scores["threshold"] == 0.35  # the paper's baseline, where nothing else is said
     assert scores["all"] == swept["sweep"]["0.35"]
     assert scores["probes"] is None
     assert scores["data"] == swept["data"]
-    assert scores["frame_rate"]["image_size"] == 64
     assert len(rows.read_text("utf-8").splitlines()) == 1 + scores["num_phrases"]
     told = capsys.readouterr().out
     assert told == page.read_text("utf-8")
-    assert "Forward pass alone at 64 x 64" in told
+    assert "| **all** |" in told
 
+    assert main(["evaluate", "--checkpoint", str(random_checkpoint), "--fps", *files[:2]]) == 0
+    assert json.loads(report.read_text("utf-8"))["frame_rate"]["image_size"] == 64
+    assert "Forward pass alone at 64 x 64" in capsys.readouterr().out
     assert main([*command, "--threshold", "0"]) == 2
     assert "between 0 and 1, not be 0.0" in capsys.readouterr().err
 

@@ -278,8 +278,9 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
         (["--phrasecut", "X", "--predictions", "Y", "--fps"], "--fps is an option for scoring a"),
         (["--phrasecut", "X", "--predictions", "Y", "--threshold", "0"], "--threshold is an"),
         (["--checkpoint", "X"], "--data is missing"),
+        (["--checkpoint", "X", "--fps", "--csv", "Z"], "--fps without --data does not go with"),
         (["--checkpoint", "X", "--data", "Y", "--missing", "zero"], "--missing is an option for"),
-        (["--bundle", "X", "--data", "Y", "--sweep", "--csv", "Z"], "does not go with --csv"),
+        (["--bundle", "X", "--data", "Y", "--sweep", "--threshold", "0"], "go with --threshold"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(

@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
     model.add_argument(
         "--write-predictions", type=Path, metavar="DIR", help="1-bit {task_id}.png of every phrase"
     )
-    model.add_argument("--fps", action="store_true", help="measure frames per second as well")
+    model.add_argument("--fps", action="store_true", help="frames per second; alone without --data")
 
     files = parser.add_argument_group("of files")
     files.add_argument("--predictions", type=Path, metavar="DIR", help="holds {task_id}.png")
@@ -68,6 +68,9 @@ def _run(options: argparse.Namespace) -> None:
         _score_files(options)
     elif options.sweep:
         _sweep(options)
+    elif not options.data:
+        rates = _open_model(options).frame_rates()
+        _write(options, [rates.to_markdown()], (), {"frame_rate": rates.to_dict()})
     else:
         _score_model(options)
 
@@ -94,15 +97,21 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError(f"{name} is an option for scoring {whose}; leave it out")
     if options.phrasecut and not options.predictions:
         raise ValueError("--phrasecut needs --predictions, the folder of the PNGs")
-    if not options.phrasecut and not options.data:
+    if not options.phrasecut and not options.data and not options.fps:
         raise ValueError("--data is missing; make a store with `python -m training prepare`")
     if options.sweep:
-        for name in ("threshold", "write_predictions", "fps", "csv", "markdown"):
-            if getattr(options, name) is not None and getattr(options, name) is not False:
-                raise ValueError(f"--sweep does not go with --{name.replace('_', '-')}")
+        _refuse(options, "--sweep", ("threshold", "write_predictions", "fps", "csv", "markdown"))
+    elif options.fps and not options.data:
+        _refuse(options, "--fps without --data", ("threshold", "write_predictions", "csv"))
     for path in (options.json, options.csv, options.markdown):
         if path:
             _make_folder(path.parent)  # before the work, not after it
+
+
+def _refuse(options: argparse.Namespace, mode: str, names: Sequence[str]) -> None:
+    for name in names:
+        if getattr(options, name) is not None and getattr(options, name) is not False:
+            raise ValueError(f"{mode} does not go with --{name.replace('_', '-')}")
 
 
 def _make_folder(folder: Path) -> None:
