@@ -293,6 +293,11 @@ def test_a_missing_mixed_store_is_refused(tiny_run: dict[str, Any], tmp_path: Pa
         _batches(tiny_run, exclude=[str(tmp_path / "none.lmdb")])
 
 
+def test_the_validation_split_is_not_mixed_in(tiny_run: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"data\.val_split validates"):
+        _batches(tiny_run, mix=[{"store": tiny_run["data"]["store"], "split": "val"}])
+
+
 @pytest.mark.parametrize(
     ("mix", "fault"),
     [

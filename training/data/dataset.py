@@ -60,9 +60,16 @@ def build_order(main: PhraseStore, data: DataSection, seed: int) -> TrainingOrde
     are left out wherever they are known by their COCO number; `order.left_out` counts them.
 
     Raises:
-        ValueError: if a store is missing, or one has nothing to train on.
+        ValueError: if a store is missing, one has nothing to train on, or `data.mix` names the
+            split that validates.
     """
     mixed = _mixed_stores(data)
+    for store, mix in zip(mixed, data.mix, strict=True):
+        if mix.split == data.val_split and store.path.samefile(main.path):
+            raise ValueError(
+                f"data.mix trains on {mix.split!r} of {main.path}, which data.val_split validates "
+                "on; take it out of data.mix or validate on another split"
+            )
     excluded = [_named_store(path, "data.exclude") for path in data.exclude]
     training = [(main, data.train_split, 1.0)]
     training += [(store, mix.split, mix.weight) for store, mix in zip(mixed, data.mix, strict=True)]
