@@ -358,3 +358,13 @@ def test_bundle_predictor_is_a_predictor(default_bundle: Path) -> None:
     for phrase, each in zip(phrases, maps, strict=True):
         np.testing.assert_allclose(predictor.predict(image, [phrase])[0], each, atol=1e-5)
     assert predictor.predict(image, []) == []
+
+
+def test_idle_threads_of_the_graphs_do_not_spin(default_bundle: Path) -> None:
+    from training.onnx_graphs import OnnxGraphs
+
+    graphs = OnnxGraphs(default_bundle, threads=1)
+    for session in (graphs._image, graphs._text, graphs._decoder):
+        options = session.get_session_options()
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+        assert options.intra_op_num_threads == 1
