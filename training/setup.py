@@ -47,7 +47,16 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
         )
     store = PhraseStore(Path(config.data.store))
     processes = processes or Processes(pick_device())
-    if processes.device.type == "cuda" and config.optim.precision != "fp32":
-        torch.set_float32_matmul_precision("high")  # what autocast leaves in float32 may use TF32
+    choose_kernels(config, processes.device)
     torch.manual_seed(config.run.seed)  # the same fresh weights in every process
     return Trainer(config, build_model(config.model), clip_tokenizer(), store, processes)
+
+
+def choose_kernels(config: TrainConfig, device: torch.device) -> None:
+    """Set for the whole process what torch may do for speed in this run."""
+    if device.type == "cuda":
+        # Under autocast, what stays in float32 may use TF32; "highest" is torch's own default.
+        mixed = config.optim.precision != "fp32"
+        torch.set_float32_matmul_precision("high" if mixed else "highest")
+    # Shapes that repeat are worth a search for the fastest convolution; numbers of phrases do not.
+    torch.backends.cudnn.benchmark = config.data.phrases_per_image == 1
