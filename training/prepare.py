@@ -88,15 +88,17 @@ class InstanceSource:
     @property
     def fingerprint(self) -> Mapping[str, Any]:
         """The annotation file's hash, the rules and their settings."""
-        return {
+        settings = {
             "maker": "instances",
             "rules_version": RULES_VERSION,
             "annotations_sha256": self._digest,
             "seed": self._seed,
             "limits": {"per_image": self._limits.per_image, **dict(self._limits.per_kind)},
-            "row_defaults": asdict(self._defaults),
             "policies": {source: policy.as_json() for source, policy in self._policies.items()},
         }
+        if self._defaults != AS_WRITTEN:  # so that a store of before is known again
+            settings["row_defaults"] = asdict(self._defaults)
+        return settings
 
     @property
     def images_root(self) -> Path:
