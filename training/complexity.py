@@ -74,7 +74,7 @@ class Complexity:
 @lru_cache(maxsize=32)
 def measure_complexity(config: SegVLMConfig) -> Complexity:
     """Count the network that `config` describes, in evaluation mode."""
-    model = _on_meta(config).eval()
+    model = network_on_meta(config).eval()
     images, tokens = _inputs(config, 1, 1, config.image_size)
     with torch.no_grad():
         pyramid, image = _counted(lambda: model.encode_image(images))
@@ -112,7 +112,7 @@ def training_step_flops(
     """
     if expressions < images:
         raise ValueError(f"{images} images need as many expressions or more, not {expressions}")
-    model = _on_meta(config).train()
+    model = network_on_meta(config).train()
     pixels, tokens = _inputs(config, images, expressions, image_size or config.image_size)
     index = torch.zeros(expressions, dtype=torch.int64, device="meta")
 
@@ -122,10 +122,16 @@ def training_step_flops(
         logits.sum().backward()  # type: ignore[no-untyped-call]
         return logits
 
-    return int(_counted(step)[1].get_total_flops())
+    return count_flops(step)
 
 
-def _on_meta(config: SegVLMConfig) -> SegVLM:
+def count_flops(run: Callable[[], Any]) -> int:
+    """Operations of whatever `run` does, by the same rules; on meta tensors it costs nothing."""
+    return int(_counted(run)[1].get_total_flops())
+
+
+def network_on_meta(config: SegVLMConfig) -> SegVLM:
+    """Shapes without numbers, which takes no memory at any size."""
     with torch.device("meta"):
         return build_segvlm(config)
 
