@@ -42,9 +42,14 @@ def running_statistics(module: nn.Module) -> Iterator[None]:
     """Inside, batch norms of `module` normalise by their running statistics, also in training.
 
     For one image of 32 x 32 pixels, whose stride-32 map is one value a channel: that has no batch
-    statistics, and torch raises.
+    statistics, and torch raises. Norms that take their statistics over several processes keep
+    doing so: they have more than one value, and the other processes would wait for them.
     """
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        part
+        for part in module.modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and not hasattr(part, "process_group")
+    ]
     modes = [norm.training for norm in norms]
     for norm in norms:
         norm.training = False

@@ -146,8 +146,16 @@ class OptimSection:
             raise ValueError("optim.ema_decay must lie in 0..1, 1 excluded")
         if self.accumulate < 1:
             raise ValueError("optim.accumulate must be 1 or more")
+        for name in ("lr", "decay", "power"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"optim.{name} must be above 0, not {getattr(self, name)}")
+        for name in ("backbone_lr_factor", "weight_decay", "warmup_steps", "clip_norm"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"optim.{name} must be 0 or more, not {getattr(self, name)}")
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError("optim.milestones must rise")
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError('optim.schedule "step" needs optim.milestones, e.g. [15, 30]')
 
 
 @dataclass(frozen=True)

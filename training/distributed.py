@@ -51,6 +51,15 @@ class Processes:
         dist.all_gather_object(items, item)
         return items
 
+    def share(self, item: Item) -> Item:
+        """The main process's item, in every process."""
+        if self.world == 1:
+            return item
+        items: list[Any] = [item]
+        dist.broadcast_object_list(items)
+        shared: Item = items[0]
+        return shared
+
     def leave(self) -> None:
         """Take part no longer."""
         if self.world > 1:
@@ -109,6 +118,8 @@ class CpuSyncBatchNorm(_BatchNorm):
     value for each channel it normalises by the running statistics, as
     `model.layers.SentenceBatchNorm` does alone.
     """
+
+    process_group = None  # the default one; its presence tells what takes statistics over processes
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum)

@@ -4,8 +4,8 @@ The loss is the mean over all phrases of the global batch, however they are shar
 processes and micro-batches: each part counts by its number of phrases. Dropout is seeded from
 (seed, step, part), so an update depends on nothing that happened before but the weights.
 
-Nothing here waits for a GPU. Whether a loss was finite is read one update late, when the GPU has
-long computed it; the batch that made it is kept until then.
+Nothing here waits for a GPU. Whether loss and gradients were finite is read one update late, when
+the GPU has long computed them; the batches that made them are kept until then.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,10 +40,15 @@ class TrainingForward(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor, tokens: Tensor, image_index: Tensor) -> Tensor:
-        """images (I, S, S, 3), tokens (N, L), image_index (N,) -> logits (N, S/4, S/4)."""
+        """images (I, S, S, 3), tokens (N, L), image_index (N,) -> logits (N, S/4, S/4).
+
+        `image_index` rises and names every image.
+        """
         pyramid = self.model.encode_image(images)
-        p3, p4, p5 = (level[image_index] for level in pyramid)
-        return self.model.decode(p3, p4, p5, *self.model.encode_text(tokens))
+        if len(tokens) != len(images):  # else it is 0, 1, 2, ... and its gradient costs GPUs dear
+            p3, p4, p5 = pyramid
+            pyramid = p3[image_index], p4[image_index], p5[image_index]
+        return self.model.decode(*pyramid, *self.model.encode_text(tokens))
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,24 @@ class Update:
     images: int
 
 
+class Faults(NamedTuple):
+    """What went wrong in an update, for all processes to hear of.
+
+    loss: this process's first batch whose loss was not finite. gradients: whether those of all
+    processes together were not finite; fp16's scaler skips such steps, there it is no fault.
+    batches: all of this process's part of the update.
+    """
+
+    loss: Batch | None
+    gradients: bool
+    batches: tuple[Batch, ...]
+
+
 class Learner:
-    """The network with all that moves its weights."""
+    """The network with all that moves its weights.
+
+    skipped: updates that fp16's scaler left out since the run began, on the device.
+    """
 
     def __init__(
         self, config: TrainConfig, model: SegVLM, schedule: Schedule, processes: Processes
@@ -76,8 +97,10 @@ class Learner:
         self.average = averaged(self.model, optim.ema_decay)
         self.optimizer = build_optimizer(self.model, optim, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=optim.precision == "fp16")
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._forward = self._wrapped()
-        self._unchecked: list[tuple[_LateFlag, Batch]] = []
+        self._losses: list[tuple[_LateFlag, Batch]] = []
+        self._gradients: _LateFlag | None = None
 
     def _wrapped(self) -> nn.Module:
         forward: nn.Module = TrainingForward(self.model)
@@ -114,9 +137,7 @@ class Learner:
             with nullcontext() if last else self._without_exchange():
                 totals += self._learn(batch, len(batch.tokens) / global_phrases)
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(
-            self.model.parameters(), self.config.optim.clip_norm or math.inf
-        )
+        norm = self._clipped_norm()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
@@ -129,6 +150,19 @@ class Learner:
             images=sum(len(batch.images) for batch in micro_batches),
         )
 
+    def _clipped_norm(self) -> Tensor:
+        """Clip the gradients where that is asked for; their norm before, and a note if infinite."""
+        parameters = [each for each in self.model.parameters() if each.grad is not None]
+        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        if self.config.optim.clip_norm:
+            nn.utils.clip_grads_with_norm_(parameters, self.config.optim.clip_norm, norm)
+        finite = torch.isfinite(norm)
+        if self.scaler.is_enabled():
+            self.skipped += ~finite
+        else:
+            self._gradients = _LateFlag(finite)
+        return norm
+
     def _learn(self, batch: Batch, share: float) -> Tensor:
         """Gradients of a micro-batch; its part of the loss terms and the sum of its IoUs."""
         device = self.processes.device
@@ -137,16 +171,21 @@ class Learner:
         with torch.autocast(device.type, kind, enabled=kind is not None):
             logits = self._forward(images, tokens, index)
         terms = raf_loss(logits, targets, self.config.loss)
-        self._unchecked.append((_LateFlag(torch.isfinite(terms.total.detach())), batch))
+        self._losses.append((_LateFlag(torch.isfinite(terms.total.detach())), batch))
         # Processes' gradients are averaged, their parts of the loss are summed.
         self.scaler.scale(terms.total * (share * self.processes.world)).backward()  # type: ignore[no-untyped-call]
         parts = [term.detach() * share for term in terms]
         return torch.stack([*parts, _summed_iou(logits.detach(), targets, self.config)])
 
-    def broken_batch(self) -> Batch | None:
-        """A batch of the last update whose loss was not finite; call it once an update."""
-        unchecked, self._unchecked = self._unchecked, []
-        return next((batch for finite, batch in unchecked if not finite.read()), None)
+    def faults(self) -> Faults:
+        """What was not finite since the last call; to be asked between two updates."""
+        losses, self._losses = self._losses, []
+        gradients, self._gradients = self._gradients, None
+        return Faults(
+            loss=next((batch for finite, batch in losses if not finite.read()), None),
+            gradients=gradients is not None and not gradients.read(),
+            batches=tuple(batch for _, batch in losses),
+        )
 
     def _without_exchange(self) -> AbstractContextManager[Any]:
         if isinstance(self._forward, DistributedDataParallel):
@@ -158,12 +197,13 @@ class Learner:
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
 
     def state(self) -> dict[str, Any]:
-        """Weights, averaged weights, optimiser and scaler."""
+        """Weights, averaged weights, optimiser, scaler and what it skipped."""
         return {
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "skipped": int(self.skipped),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -173,6 +213,7 @@ class Learner:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        self.skipped.fill_(state["skipped"])
 
 
 def _summed_iou(logits: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:

@@ -28,13 +28,20 @@ class Schedule:
     milestones: tuple[int, ...]
 
     @classmethod
-    def of(cls, optim: OptimSection, steps_per_epoch: float) -> Schedule:
-        """The schedule of a run, whose epochs may end in the middle of a batch."""
+    def of(cls, optim: OptimSection, units: int, batch: int) -> Schedule:
+        """The schedule of a run, whose epochs may end in the middle of a batch.
+
+        Args:
+            units: what an epoch passes over. batch: how many of them a step learns from.
+        """
         if optim.epochs is None:
             assert optim.steps is not None
             return cls(optim, optim.steps, tuple(round(at) for at in optim.milestones))
-        milestones = tuple(math.ceil(at * steps_per_epoch) for at in optim.milestones)
-        return cls(optim, math.ceil(optim.epochs * steps_per_epoch), milestones)
+
+        def step_at(epoch: float) -> int:
+            return math.ceil(epoch * units / batch)  # in this order: exact for whole epochs
+
+        return cls(optim, step_at(optim.epochs), tuple(map(step_at, optim.milestones)))
 
     def factor(self, step: int) -> float:
         """Warm-up from nothing, then the schedule to the end of the run."""

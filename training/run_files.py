@@ -6,6 +6,7 @@ checkpoints/00000200.pt   everything that step 201 depends on; the last few are 
 best.safetensors          the weights with the best validation mean IoU
 last.safetensors          the weights at the end, once the run has ended
 run.json                  how it ended
+samples/                  see `run_pictures`
 """
 
 from __future__ import annotations
@@ -13,20 +14,23 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from model.checkpoint import save
 from model.segvlm import SegVLM
 
+from .data.dataset import Batch
 from .failures import TrainingError, first_line
 
-STATE_FORMAT = 2
+STATE_FORMAT = 3
+_LEFT_BY_A_KILL = ("*.partial", ".*.partial.*", "checkpoints/*.partial")
 CHANGEABLE = frozenset({"run.out", "run.keep", "run.log_every", "run.save_every", "data.workers"})
 """Settings that a run may be continued with, because they do not change its weights."""
 
@@ -51,13 +55,22 @@ class RunFiles:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         with (self.out / ".lock").open("w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                # Not flock: the data workers of a killed run would hold it for some seconds more.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
                 raise ValueError(
                     f"another process trains in {self.out}; wait until it ends, or give run.out "
                     "another directory"
                 ) from None
+            for pattern in _LEFT_BY_A_KILL:
+                for path in self.out.glob(pattern):
+                    path.unlink()
             yield
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run came to its end and everything was written."""
+        return (self.out / "run.json").is_file()
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """The settings of a new run, for a person and for `report`."""
@@ -70,24 +83,13 @@ class RunFiles:
         Raises:
             TrainingError: if the disk does not take it; the older states are untouched.
         """
-        path = self.checkpoints / f"{state['step']:08d}.pt"
-        partial = path.with_suffix(".partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save({"format": STATE_FORMAT, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-            _sync_folder(self.checkpoints)
-        except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
-            partial.unlink(missing_ok=True)
-            raise TrainingError(
-                f"the checkpoint of step {state['step']} could not be written to "
-                f"{self.checkpoints} ({first_line(error)}); make room and give the same command "
-                "again, it goes on from the last one that is whole"
-            ) from error
-        for old in self._states()[self.keep :]:
-            old.unlink()
+        path = self._path(state["step"])
+        with _written(path) as partial, partial.open("wb") as file:
+            torch.save({"format": STATE_FORMAT, **state}, file)
+        states = self._states()
+        newest = states.index(path)  # what seems newer could not be read when the run went on
+        for other in (*states[:newest], *states[newest + self.keep :]):
+            other.unlink()
 
     def newest_state(self) -> dict[str, Any] | None:
         """The newest state that can be read; says which ones cannot. None in a new run.
@@ -107,20 +109,40 @@ class RunFiles:
             )
         return None
 
+    def state_of(self, step: int) -> dict[str, Any]:
+        """The state of a step that another process has read.
+
+        Raises:
+            ValueError: if it is not there or not whole.
+        """
+        path = self._path(step)
+        if not path.is_file():
+            raise ValueError(
+                f"{path} is there for the main process but not here; give run.out a directory "
+                "that all machines of the run share"
+            )
+        return load_state(path)
+
+    def save_broken(self, batches: Sequence[Batch], rank: int) -> Path:
+        """Keep batches that broke a step, each as a dictionary; answers where those of all are."""
+        if batches:
+            self.out.mkdir(parents=True, exist_ok=True)
+            kept = [batch._asdict() for batch in batches]
+            torch.save(kept, self.out / f"non_finite_batch_rank{rank}.pt")
+        return self.out / "non_finite_batch_rank*.pt"
+
     def save_weights(self, model: SegVLM, name: str) -> None:
         """Write `name`.safetensors: the network alone, for `evaluate` and `export`."""
-        path = self.out / f"{name}.safetensors"
-        partial = self.out / f"{name}.partial.safetensors"
-        try:
+        with _written(self.out / f"{name}.safetensors") as partial:
             save(model, partial)
-        except Exception as error:
-            partial.unlink(missing_ok=True)
-            raise TrainingError(f"{path} could not be written ({first_line(error)})") from error
-        partial.replace(path)
 
     def write_end(self, summary: dict[str, Any]) -> None:
         """run.json, whose presence says that the run has ended."""
-        (self.out / "run.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        with _written(self.out / "run.json") as partial:
+            partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+    def _path(self, step: int) -> Path:
+        return self.checkpoints / f"{step:08d}.pt"
 
     def _states(self) -> list[Path]:
         """Newest first."""
@@ -164,6 +186,28 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """A file to fill that takes the place of `path` once it is whole and on the disk.
+
+    Raises:
+        TrainingError: if the disk does not take it; `path` stays what it was.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap OSError
+        partial.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{path} could not be written ({first_line(error)}); make room and give the same "
+            "command again, it goes on from the last checkpoint that is whole"
+        ) from error
 
 
 def _sync_folder(path: Path) -> None:

@@ -54,7 +54,8 @@ class Meter:
         """The numbers of one line, and a new beginning. Waits for the device.
 
         loss, its terms and iou are of the last global batch: iou is the mean over its phrases at
-        the targets' resolution. gpu_memory_gib: the most that this process held.
+        the targets' resolution. gradient_norm: before clipping. skipped_steps: since the run began,
+        those that fp16's scaler left out. gpu_memory_gib: the most that this process held.
         """
         device = self._processes.device
         terms = torch.stack([*update.terms, update.iou, torch.zeros_like(update.iou)]).cpu()
@@ -69,6 +70,7 @@ class Meter:
             "iou": iou / phrases,
             "gradient_norm": update.gradient_norm.item(),
             "loss_scale": learner.scaler.get_scale(),
+            "skipped_steps": float(learner.skipped),
             "images_per_second": self._images / spent,
             "phrases_per_second": self._phrases / spent,
             "data_wait_share": self._waited / spent,

@@ -7,6 +7,7 @@ interrupted, bit for bit on the same machine and number of processes.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from .data.dataset import Batch, TrainingBatches, build_order
 from .data.lmdb_store import PhraseStore
 from .distributed import Processes
 from .evaluate import score_images
-from .learner import Learner, Update
+from .learner import Faults, Learner, Update
 from .optimisation import Schedule
 from .outcomes import report_of
 from .predictors import TorchPredictor
@@ -39,13 +40,17 @@ from .versions import versions
 Step = tuple[Batch, ...]
 """The micro-batches of one update."""
 
+_PATIENCE = 5.0  # seconds within which signals to stop count as one
+_GRACE = 30  # seconds that a worker lives after one; what `torchrun` grants its processes too
+
 
 class _Agreed(NamedTuple):
     """What all processes know before an update: the same in each."""
 
     phrases: int
     stop: bool
-    broken: bool
+    broken_losses: int
+    broken_gradients: int
 
 
 class Trainer:
@@ -67,8 +72,7 @@ class Trainer:
         self.store, self.processes = store, processes
         data, optim = config.data, config.optim
         self.order = build_order(store, data, config.run.seed)
-        self.steps_per_epoch = self.order.units_per_epoch / data.images_per_batch
-        self.schedule = Schedule.of(optim, self.steps_per_epoch)
+        self.schedule = Schedule.of(optim, self.order.units_per_epoch, data.images_per_batch)
         self.batches = TrainingBatches(
             store,
             tokenizer,
@@ -86,7 +90,7 @@ class Trainer:
         self.meter = Meter(processes)
         self.step = 0
         self.best = -1.0
-        self.stopping = False
+        self.asked_to_stop: float | None = None  # when, on the monotonic clock
 
     def run(self) -> None:
         """Train to the end, or until SIGTERM or SIGINT, after which the same call goes on.
@@ -102,7 +106,6 @@ class Trainer:
             started, first = time.perf_counter(), self.step
             for batches in self.meter.waiting(self._steps()):
                 agreed = self._agree(batches)
-                self._refuse_broken(agreed.broken)
                 if agreed.stop:
                     break
                 update = self.learner.update(self.step, batches, agreed.phrases)
@@ -123,6 +126,7 @@ class Trainer:
             num_workers=data.workers,
             pin_memory=self.processes.device.type == "cuda",
             generator=torch.Generator(),  # of its own: the global one belongs to dropout
+            worker_init_fn=outlive_a_stop,
         )
         part: list[Batch] = []
         for batch in loader:
@@ -132,31 +136,38 @@ class Trainer:
                 part = []
 
     def _agree(self, batches: Sequence[Batch]) -> _Agreed:
-        """Count the phrases of all processes, and stop all where one was asked to."""
-        broken = self.learner.broken_batch()
-        if broken is not None:
-            path = self.files.out / f"non_finite_batch_rank{self.processes.rank}.pt"
-            torch.save(tuple(broken), path)
-        phrases = sum(len(batch.tokens) for batch in batches)
-        message = torch.tensor([phrases, self.stopping, broken is not None], dtype=torch.int64)
-        total, stop, faults = self.processes.sum(message).tolist()
-        return _Agreed(total, bool(stop), bool(faults))
+        """Count the phrases of all processes, and stop all where one was asked to.
 
-    def _refuse_broken(self, broken: bool) -> None:
-        if broken:
-            raise FloatingPointError(
-                f"the loss of step {self.step} is not finite; its batch is in "
-                f"{self.files.out / 'non_finite_batch_rank*.pt'}. Lower optim.lr, or set "
-                "optim.precision=fp32, and start from the last checkpoint"
-            )
+        Raises:
+            FloatingPointError: in all processes, if the update before was broken in one.
+        """
+        faults = self.learner.faults()
+        phrases = sum(len(batch.tokens) for batch in batches)
+        stop = self.asked_to_stop is not None
+        message = [phrases, stop, faults.loss is not None, faults.gradients]
+        agreed = _Agreed(*self.processes.sum(torch.tensor(message, dtype=torch.int64)).tolist())
+        self._refuse_broken(agreed, faults)
+        return agreed
+
+    def _refuse_broken(self, agreed: _Agreed, faults: Faults) -> None:
+        if not agreed.broken_losses and not agreed.broken_gradients:
+            return
+        what, guilty = "the gradient", faults.batches
+        if agreed.broken_losses:
+            what, guilty = "the loss", tuple(each for each in (faults.loss,) if each is not None)
+        place = self.files.save_broken(guilty, self.processes.rank)
+        raise FloatingPointError(
+            f"{what} of step {self.step} is not finite; the batch that made it is in {place}. "
+            "Start again in another run.out with a lower optim.lr, with optim.clip_norm, or with "
+            "optim.precision=fp32"
+        )
 
     def _validate_and_save(self, log: RunLog | None) -> None:
         run, last = self.config.run, self.step == self.schedule.steps
         validates = last or self.step % run.validate_every == 0
         saves = last or self.step % run.save_every == 0
         if validates or saves:
-            # Nothing of a step that went wrong may be kept.
-            self._refuse_broken(self._agree(()).broken)
+            self._agree(())  # nothing of a step that went wrong may be kept
         if validates:
             self._validate(log)
         if saves and self.processes.is_main:
@@ -188,22 +199,27 @@ class Trainer:
                 self.files.save_weights(model, "best")
         self.meter.restart()
 
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far."""
+        return self.step * self.config.data.images_per_batch / self.order.units_per_epoch
+
     def _log(self, log: RunLog | None, update: Update, phrases: int) -> None:
         self.meter.count(update, phrases)
         if self.step % self.config.run.log_every == 0:
             row = self.meter.row(update, self.learner)
             if log is not None:
-                epoch = {"epoch": self.step / self.steps_per_epoch}
-                log.train(self.step, self.schedule.steps, epoch | row)
+                log.train(self.step, self.schedule.steps, {"epoch": self.epoch} | row)
 
     def _state(self) -> dict[str, Any]:
         """Everything that the next step depends on; data and dropout follow from seed and step."""
         return {
             "config": self.config.to_dict(),
             "step": self.step,
-            "epoch": self.step / self.steps_per_epoch,
+            "epoch": self.epoch,
             "turn": self.step * self.config.data.images_per_batch,
             "seed": self.config.run.seed,
+            "processes": self.processes.world,
             "learning_rate_factor": self.schedule.factor(self.step),
             "best": self.best,
             "versions": versions(),
@@ -213,7 +229,7 @@ class Trainer:
     def _open(self) -> RunLog | None:
         """Start afresh, or go on from the newest state; the log is the main process's alone."""
         settings = self.config.to_dict()
-        state = self.files.newest_state()
+        state = self._newest_state()
         if state is not None:
             refuse_other_config(state["config"], settings, self.files.out)
             self.learner.load_state(state)
@@ -225,11 +241,23 @@ class Trainer:
             self.files.write_config(settings)
         else:
             print(f"resuming {self.files.out} at step {self.step}", flush=True)
+            if state["processes"] != self.processes.world:
+                print(
+                    f"it was on {state['processes']} processes and is now on "
+                    f"{self.processes.world}: the same data, another dropout",
+                    flush=True,
+                )
         return RunLog(self.files.out, self.step)
+
+    def _newest_state(self) -> dict[str, Any] | None:
+        """The newest state that the main process can read, in every process."""
+        state = self.files.newest_state() if self.processes.is_main else None
+        step = self.processes.share(None if state is None else int(state["step"]))
+        return state if state is not None or step is None else self.files.state_of(step)
 
     def _finish(self, seconds: float, steps: int) -> None:
         """What a run leaves behind when it has ended; nothing new where it had already."""
-        if self.processes.is_main and steps:
+        if self.processes.is_main and (steps or not self.files.ended):
             self.files.save_weights(self.learner.answering, "last")
             self.files.write_end(
                 {
@@ -256,12 +284,19 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first SIGTERM or SIGINT asks for a stop; the next is as deadly as ever."""
+        """SIGTERM or SIGINT asks for a stop; another one, seconds later, is as deadly as ever.
+
+        Not at once: a scheduler and `torchrun` may both pass on the same signal.
+        """
         before: dict[int, Any] = {}
 
         def ask_to_stop(number: int, frame: FrameType | None) -> None:
-            self.stopping = True
-            signal.signal(number, before[number])
+            now = time.monotonic()
+            if self.asked_to_stop is None:
+                self.asked_to_stop = now
+            elif now > self.asked_to_stop + _PATIENCE:
+                signal.signal(number, before[number])
+                os.kill(os.getpid(), number)
 
         for number in map(int, (signal.SIGTERM, signal.SIGINT)):
             before[number] = signal.signal(number, ask_to_stop)
@@ -270,3 +305,13 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def outlive_a_stop(worker: int) -> None:
+    """Let a data worker live until its trainer has ended the step in which it was asked to stop.
+
+    `torchrun`, terminals and schedulers signal whole groups of processes; a worker that died of it
+    would take the run with it. A loader ends its workers without signals.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))

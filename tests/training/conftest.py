@@ -20,6 +20,7 @@ from model.tokenizer import clip_tokenizer
 from training.ablation import plan
 from training.config import config_from_dict
 from training.prepare import prepare_instances
+from training.setup import build_trainer
 
 _COLOURS = {"red": (200, 30, 30), "blue": (30, 40, 200), "green": (30, 160, 50)}
 
@@ -75,6 +76,14 @@ def tiny_store(tiny_annotations: Path, tmp_path_factory: pytest.TempPathFactory)
 def tiny_run(tiny_store: Path, tmp_path: Path) -> dict[str, Any]:
     """The configuration of a run of six steps with a network of a few hundred thousand weights."""
     return tiny_settings(tiny_store, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def whole_tiny_run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the run of `tiny_run` leaves where nothing interrupts it; to be read only."""
+    out = tmp_path_factory.mktemp("whole-tiny-run") / "run"
+    build_trainer(config_from_dict(tiny_settings(tiny_store, out))).run()
+    return out
 
 
 def tiny_settings(store: Path, out: Path) -> dict[str, Any]:

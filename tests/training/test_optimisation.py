@@ -11,28 +11,36 @@ from training.optimisation import Schedule, averaged, parameter_groups
 from training.setup import build_model
 
 
-def _factors(optim: OptimSection, steps_per_epoch: float = 1.0) -> list[float]:
-    schedule = Schedule.of(optim, steps_per_epoch)
+def _factors(optim: OptimSection, units: int = 1, batch: int = 1) -> list[float]:
+    schedule = Schedule.of(optim, units, batch)
     return [schedule.factor(step) for step in range(schedule.steps)]
 
 
 def test_the_papers_schedule() -> None:
     """50 epochs, x0.1 at epochs 15 and 30."""
     paper = OptimSection(epochs=50, schedule="step", milestones=(15, 30))
-    factors = _factors(paper, steps_per_epoch=4)
+    factors = _factors(paper, units=8, batch=2)
     assert len(factors) == 200
     assert factors == pytest.approx([1] * 60 + [0.1] * 60 + [0.01] * 80)
 
 
 def test_epochs_may_end_in_the_middle_of_a_batch() -> None:
-    schedule = Schedule.of(OptimSection(epochs=3, schedule="step", milestones=(1,)), 2.5)
+    schedule = Schedule.of(OptimSection(epochs=3, schedule="step", milestones=(1,)), 5, 2)
     assert (schedule.steps, schedule.milestones) == (8, (3,))
-    assert Schedule.of(OptimSection(epochs=0.5), 3).steps == 2
+    assert Schedule.of(OptimSection(epochs=0.5), 3, 1).steps == 2
+
+
+@pytest.mark.parametrize("batch", range(1, 100))
+def test_whole_epochs_of_whole_batches_take_no_step_more(batch: int) -> None:
+    """In floating point 49 * (1 / 49) < 1 and 3 * (7 / 30 * ...) may be above: order matters."""
+    for epochs in (1, 3, 7, 49):
+        units = 11 * batch
+        assert Schedule.of(OptimSection(epochs=epochs), units, batch).steps == 11 * epochs
 
 
 def test_steps_count_milestones_in_steps() -> None:
     optim = OptimSection(steps=4, schedule="step", milestones=(1, 3), decay=0.5)
-    assert _factors(optim, steps_per_epoch=100) == [1, 0.5, 0.5, 0.25]
+    assert _factors(optim, units=100) == [1, 0.5, 0.5, 0.25]
 
 
 def test_cosine_and_warm_up() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,11 +55,9 @@ def _assert_same_run(first: Path, second: Path) -> None:
 
 
 @pytest.fixture
-def whole_run(tiny_run: dict[str, Any], tmp_path: Path) -> Path:
-    """A run of six steps that nothing interrupted."""
-    out = tmp_path / "whole"
-    _trainer(tiny_run, run={"out": str(out)}).run()
-    return out
+def whole_run(whole_tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy, to change, of a run of six steps that nothing interrupted."""
+    return Path(shutil.copytree(whole_tiny_run, tmp_path / "whole"))
 
 
 def test_a_run_leaves_its_files(whole_run: Path) -> None:
@@ -185,7 +184,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
     out = Path(tiny_run["run"]["out"])
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full_at_three)
-        with pytest.raises(TrainingError, match=r"step 3 .*No space left.*make room"):
+        with pytest.raises(TrainingError, match=r"00000003\.pt .*No space left.*make room"):
             _trainer(tiny_run).run()
     assert sorted(path.name for path in out.glob("checkpoints/*")) == ["00000001.pt", "00000002.pt"]
     _trainer(tiny_run).run()
@@ -224,8 +223,20 @@ def test_another_configuration_is_refused_in_the_same_directory(
 
 def test_a_directory_is_for_one_run_at_a_time(tiny_run: dict[str, Any]) -> None:
     trainer = _trainer(tiny_run)
-    with trainer.files.locked(), pytest.raises(ValueError, match="another process trains"):
-        _trainer(tiny_run).run()
+    lock = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); "
+        "print(flush=True); sys.stdin.read()"
+    )
+    trainer.files.checkpoints.mkdir(parents=True)
+    command = [sys.executable, "-c", lock, str(trainer.files.out / ".lock")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as other:  # type: ignore[call-overload]
+        other.stdout.readline()
+        with pytest.raises(ValueError, match="another process trains"):
+            trainer.run()
+        other.communicate()
+    with trainer.files.locked():
+        pass
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -245,7 +256,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch_saved(
     with pytest.raises(FloatingPointError, match=r"step 4 is not finite.*non_finite_batch"):
         trainer.run()
     saved = torch.load(trainer.files.out / "non_finite_batch_rank0.pt", weights_only=True)
-    assert torch.equal(saved[0], trainer.batches[3].images)
+    assert torch.equal(saved[0]["images"], trainer.batches[3].images)
     state = _newest(trainer.files.out)
     assert state["step"] == 3, "weights of a step that went wrong must not be kept"
     assert all(value.isfinite().all() for value in state["model"].values())

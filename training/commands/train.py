@@ -29,6 +29,9 @@ def _run(options: argparse.Namespace) -> None:
     processes = join()
     try:
         build_trainer(config, processes).run()
-    except RuntimeError as error:
-        raise explained(error) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        told = explained(error)
+        if told is error:
+            raise
+        raise told from error
     processes.leave()

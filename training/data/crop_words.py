@@ -69,7 +69,8 @@ _RELATIONS = _words(
     enters entering make makes making cook cooks cooking wash washes washing fly flies flying walk
     walks walking cut cutting pour pours pouring lift lifts lifting open opens opening drag drags
     dragging tow tows towing lead leads leading sniff sniffs sniffing lick licks licking bite bites
-    biting smell smells smelling chew chews chewing brush brushes brushing belong belongs belonging overlap overlaps overlapping block blocks blocking shade shades
+    biting smell smells smelling chew chews chewing brush brushes brushing belong belongs belonging
+overlap overlaps overlapping block blocks blocking shade shades
     shading reflect reflects reflecting overlooking talk talks talking"""
 )
 
