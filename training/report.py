@@ -188,17 +188,17 @@ def _order(groups: Sequence[Group]) -> Paragraph | None:
     ranked = sorted(rows, key=lambda group: -group.spreads["mean_iou"].mean)
     mine = ", ".join(f"{g.label} {g.spreads['mean_iou'].mean:.2f}" for g in ranked)
     theirs = ", ".join(VARIANTS[row.key] for row in reversed(TABLE2))
-    apart = all(
-        better.spreads["mean_iou"].low > worse.spreads["mean_iou"].high
+    close = [
+        f"{better.label} and {worse.label}"
         for better, worse in pairwise(ranked)
-    )
-    several = all(len(group.runs) > 1 for group in rows)
-    if not several:
+        if better.spreads["mean_iou"].low <= worse.spreads["mean_iou"].high
+    ]
+    if any(len(group.runs) < 2 for group in rows):
         spread = "With one seed for some row there is no spread to judge the distances by."
-    elif apart:
-        spread = "The seeds' ranges do not overlap."
+    elif close:
+        spread = f"Not told apart by their seeds, whose ranges overlap: {'; '.join(close)}."
     else:
-        spread = "The seeds' ranges overlap, so the order is not established."
+        spread = "The seeds' ranges do not overlap."
     return Paragraph(
         f"Mean IoU as measured, best first: {mine}. The paper's order: {theirs}. {spread}"
     )

@@ -91,7 +91,7 @@ def gains_chart(found: Sequence[Gain], groups: Sequence[Group]) -> Figure:
 def curves_chart(runs: Sequence[Run]) -> Figure:
     """Loss, its cross-entropy term and the validation mean IoU of every run."""
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    total, entropy, validation = figure.subplots(1, 3)
+    total, entropy, validation = figure.subplots(1, 3, sharex=True)
     for run in runs:
         colour = COLOURS[run.variant]
         for axes, key in ((total, "loss"), (entropy, "bce")):
@@ -142,7 +142,7 @@ def _bars(
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         low, high = axes.get_xlim()
-        room = (0.24 if low < 0 else 0.16) * (high - low)  # for the numbers at the bars' ends
+        room = (0.28 if low < 0 else 0.2) * (high - low)  # for the numbers at the bars' ends
         axes.set_xlim(low - room if low < 0 else 0, high + room)
     panels[0].set_yticks(range(len(variants)), [VARIANTS[variant] for variant in variants])
     panels[0].invert_yaxis()

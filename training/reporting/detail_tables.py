@@ -20,7 +20,7 @@ def parameters_table(costs: Mapping[str, Complexity]) -> Table:
         TableRow(
             (
                 *(name, "measured", *(_millions(cost.parameters[part]) for part in PARTS)),
-                *(_millions(cost.total_parameters), "counted on this network"),
+                *(_millions(cost.total_parameters), "counted here"),
             ),
             "measured",
         )
@@ -28,7 +28,7 @@ def parameters_table(costs: Mapping[str, Complexity]) -> Table:
     ]
     quoted = {
         "SegVLM": (PARAMETERS_CLAIM.value, PARAMETERS_CLAIM.source),
-        "CRIS-RN101": (_millions(CRIS_RN101_PARAMETERS), "counted on the official implementation"),
+        "CRIS-RN101": (_millions(CRIS_RN101_PARAMETERS), "official implementation"),
     }
     rows += [
         TableRow((name, "quoted", *blank, value, source), "quoted")

@@ -29,7 +29,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body {
-  margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 66rem; background: var(--page);
+  margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 76rem; background: var(--page);
   color: var(--ink); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
 }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.5rem 0; }
@@ -61,7 +61,7 @@ th, td {
 }
 th { font-weight: 600; border-bottom: 2px solid var(--rule); white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
-td:last-child { min-width: 13rem; }
+td:last-child { min-width: 10rem; }
 td.number:last-child { min-width: 0; }
 tr.quoted td { background: var(--quoted); color: var(--soft); font-style: italic; }
 tr.measured td:first-child { font-weight: 600; }

@@ -21,6 +21,7 @@ from .figure_style import GREY, INK, WIDTH
 
 _GAP = 0.05
 _TEXT_LINE, _CAPTION_LINE = 0.22, 0.125
+_LETTERS_AN_INCH = 12  # of a column's title
 _MOST_TALL, _LEAST_TALL = 1.3, 0.5
 _PIXELS_AN_INCH = 300
 
@@ -50,16 +51,18 @@ class GridRow:
 def photo_grid(rows: Sequence[GridRow], titles: Sequence[str], told: Sequence[str]) -> Figure:
     """Draw the rows under their column titles; `told` are sentences for the foot."""
     side = (WIDTH - _GAP * (len(titles) + 1)) / len(titles)
+    heads = [textwrap.fill(title, max(8, int(_LETTERS_AN_INCH * side))) for title in titles]
+    head = _TEXT_LINE * 0.8 * (0.4 + max(title.count("\n") + 1 for title in heads))
     tall = [side * _aspect(row) for row in rows]
     foot = [line for sentence in told for line in textwrap.wrap(sentence, 128)]
     bottom = _CAPTION_LINE * (len(foot) + 1)
-    height = _TEXT_LINE + sum(tall) + (_TEXT_LINE + _GAP) * len(rows) + bottom
+    height = head + sum(tall) + (_TEXT_LINE + _GAP) * len(rows) + bottom
     figure = Figure(figsize=(WIDTH, height))
-    for place, title in enumerate(titles):
+    for place, title in enumerate(heads):
         middle = _GAP + place * (side + _GAP) + side / 2
-        top = 1 - 0.6 * _TEXT_LINE / height
+        top = 1 - 0.5 * head / height
         _write(figure, middle / WIDTH, top, title, size=8.5, ha="center", weight="bold")
-    y = height - _TEXT_LINE
+    y = height - head
     for row, its_height in zip(rows, tall, strict=True):
         y -= _TEXT_LINE
         _write(figure, _GAP / WIDTH, (y + 0.35 * _TEXT_LINE) / height, _cut(row.text), size=8)

@@ -50,6 +50,14 @@ def data_label(scores: Mapping[str, Any]) -> str:
     return f"NOT PhraseCut test: {name}, split {split}, {phrases}"
 
 
+def short_label(scores: Mapping[str, Any]) -> str:
+    """As `data_label`, for a narrow column."""
+    label = data_label(scores)
+    if label.startswith("only"):
+        return "part of PhraseCut test"
+    return "PhraseCut test" if is_phrasecut_test(scores) else "NOT PhraseCut test"
+
+
 def scored_on(scores: Mapping[str, Any]) -> str:
     """A sentence about what was scored, for a table's notes."""
     images = scores.get("num_images")

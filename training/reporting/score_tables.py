@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from .groups import Gain, Group
-from .protocol import data_label, departures, protocol_of
+from .protocol import departures, protocol_of, short_label
 from .published import PEERS, TABLE1, TABLE2, PublishedRow
 from .runs import THRESHOLDS
 from .tables import NONE, Table, TableRow, metric_names, signed_text, spread_text
@@ -26,7 +26,7 @@ def comparison_table(groups: Sequence[Group]) -> Table:
     rows = [_measured(group, _TABLE1_METRICS) for group in shown]
     rows += [_quoted(row, _TABLE1_METRICS) for row in (*TABLE1, *PEERS)]
     notes = (SPREAD_NOTE, *_protocol_notes(shown), *_departure_notes(shown))
-    header = ("system", "origin", "n", *metric_names(_TABLE1_METRICS), "data and source")
+    header = ("system", "origin", "n", *metric_names(_TABLE1_METRICS), "scored on", "source")
     title = "Table 1. Comparison with other systems (per cent)"
     return Table(title, header, tuple(rows), frozenset(range(2, 7)), notes)
 
@@ -34,7 +34,7 @@ def comparison_table(groups: Sequence[Group]) -> Table:
 def ablation_table(groups: Sequence[Group]) -> Table:
     """Table 2: each row of the paper's, quoted, and ours below it."""
     rows: list[TableRow] = []
-    notes = [SPREAD_NOTE]
+    notes = [SPREAD_NOTE, f"Quoted rows: {TABLE2[0].source}."]
     marks = dict.fromkeys(groups, "")
     flagged = (group for group in groups if group.differences)
     for number, group in enumerate(flagged, start=1):
@@ -50,13 +50,13 @@ def ablation_table(groups: Sequence[Group]) -> Table:
         rows += [_ablation_row(group, marks[group]) for group in mine]
         if not mine:
             blank = [NONE] * (len(_TABLE2_METRICS) + 1)
-            cells = (published.system, "measured", "0", *blank, "no such run was given")
+            cells = (published.system, "measured", "0", *blank, "no such run")
             rows.append(TableRow(cells, "measured"))
     others = [group for group in groups if group.variant == OTHER]
     rows += [_ablation_row(group, marks[group]) for group in others]
     notes += _protocol_notes(groups)
     names = (*metric_names(_TABLE2_METRICS), "empty masks")
-    header = ("variant", "origin", "n", *names, "data and source")
+    header = ("variant", "origin", "n", *names, "scored on")
     columns = frozenset(range(2, 3 + len(names)))
     return Table("Table 2. Ablation (per cent)", header, tuple(rows), columns, tuple(notes))
 
@@ -120,15 +120,14 @@ def _quoted(row: PublishedRow, metrics: Sequence[str]) -> TableRow:
     if row.mean_iou_range:
         low, high = row.mean_iou_range
         cells[metrics.index("mean_iou")] = f"{low:.1f} to {high:.1f}"
-    where = f"{row.protocol}; {row.source}"
-    return TableRow((row.system, "quoted", "", *cells, where), "quoted")
+    return TableRow((row.system, "quoted", "", *cells, row.protocol, row.source), "quoted")
 
 
 def _measured(group: Group, metrics: Sequence[str], mark: str = "") -> TableRow:
     cells = (spread_text(group.spreads[metric]) for metric in metrics)
-    name = f"{group.label}{mark}"
-    where = f"{data_label(group.scores)}; {group.runs[0].model.preset}"
-    return TableRow((name, "measured", str(len(group.runs)), *cells, where), "measured")
+    name, where = f"{group.label}{mark}", short_label(group.scores)
+    source = f"this report, {group.runs[0].model.preset}"
+    return TableRow((name, "measured", str(len(group.runs)), *cells, where, source), "measured")
 
 
 def _ablation_row(group: Group, mark: str) -> TableRow:
@@ -138,4 +137,6 @@ def _ablation_row(group: Group, mark: str) -> TableRow:
 
 
 def _with_empty_masks(row: TableRow, text: str) -> TableRow:
-    return TableRow((*row.cells[:-1], text, row.cells[-1]), row.origin)
+    """The row for Table 2, where the source of all quoted rows is one and stands in a note."""
+    *cells, where, _ = row.cells
+    return TableRow((*cells, text, where), row.origin)
