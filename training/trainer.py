@@ -101,8 +101,7 @@ class Trainer:
             TrainingError: if a checkpoint cannot be written.
         """
         lock = self.files.locked() if self.processes.is_main else nullcontext()
-        with lock, self._signals():
-            log = self._open()
+        with lock, self._signals(), self._opened() as log:
             started, first = time.perf_counter(), self.step
             for batches in self.meter.waiting(self._steps()):
                 agreed = self._agree(batches)
@@ -114,7 +113,7 @@ class Trainer:
                 self._validate_and_save(log)
             else:
                 self._finish(time.perf_counter() - started, self.step - first)
-            self._close(log)
+            self._leave(log)
 
     def _steps(self) -> Iterator[Step]:
         """The micro-batches of every update from here on."""
@@ -226,8 +225,20 @@ class Trainer:
             **self.learner.state(),
         }
 
-    def _open(self) -> RunLog | None:
+    @contextmanager
+    def _opened(self) -> Iterator[RunLog | None]:
         """Start afresh, or go on from the newest state; the log is the main process's alone."""
+        self._begin_or_go_on()
+        if not self.processes.is_main:
+            yield None
+            return
+        log = RunLog(self.files.out, self.step)
+        try:
+            yield log
+        finally:
+            log.close()
+
+    def _begin_or_go_on(self) -> None:
         settings = self.config.to_dict()
         state = self._newest_state()
         if state is not None:
@@ -235,7 +246,7 @@ class Trainer:
             self.learner.load_state(state)
             self.step, self.best = state["step"], state["best"]
         if not self.processes.is_main:
-            return None
+            return
         print(self.order.describe(), flush=True)
         if state is None:
             self.files.write_config(settings)
@@ -247,7 +258,6 @@ class Trainer:
                     f"{self.processes.world}: the same data, another dropout",
                     flush=True,
                 )
-        return RunLog(self.files.out, self.step)
 
     def _newest_state(self) -> dict[str, Any] | None:
         """The newest state that the main process can read, in every process."""
@@ -272,10 +282,9 @@ class Trainer:
                 }
             )
 
-    def _close(self, log: RunLog | None) -> None:
+    def _leave(self, log: RunLog | None) -> None:
         if log is None:
             return
-        log.close()
         ended = "done"
         if self.step < self.schedule.steps:
             self.files.save_state(self._state())

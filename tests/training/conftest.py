@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,18 @@ def whole_tiny_run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("whole-tiny-run") / "run"
     build_trainer(config_from_dict(tiny_settings(tiny_store, out))).run()
     return out
+
+
+@pytest.fixture(scope="session", name="tiny_settings")
+def tiny_settings_of() -> Callable[[Path, Path], dict[str, Any]]:
+    """Of a store and a directory, the configuration that `tiny_run` is."""
+    return tiny_settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny networks gain nothing from threads, and where cores are busy threads wait for others."""
+    torch.set_num_threads(1)
 
 
 def tiny_settings(store: Path, out: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,11 @@ from model.checkpoint import load
 from training.__main__ import main
 from training.config import config_from_dict
 from training.data.dataset import TrainingBatches
+from training.data.lmdb_file import StoreError
+from training.data.lmdb_store import PhraseStore
 from training.failures import TrainingError
 from training.run_files import load_state
-from training.run_log import read_log
+from training.run_log import RunLog, read_log
 from training.setup import build_trainer
 from training.trainer import Trainer
 
@@ -109,30 +110,6 @@ def test_epochs_are_counted_in_phrases(tiny_run: dict[str, Any]) -> None:
     assert trainer.order.units_per_epoch == phrases
     assert trainer.schedule.steps == -(-2 * phrases // 2)
     assert trainer.schedule.milestones == (-(-phrases // 2),)
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_process_resumes_to_the_same_weights(
-    tiny_run: dict[str, Any], whole_run: Path, tmp_path: Path, repo_root: Path, number: int
-) -> None:
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(tiny_run), encoding="utf-8")
-    command = [sys.executable, "-m", "training", "train", "--config", str(config)]
-    out = Path(tiny_run["run"]["out"])
-    environment = {**os.environ, "PYTHONPATH": str(repo_root)}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
-        deadline = time.monotonic() + 120
-        while not list(out.glob("checkpoints/*.pt")) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(number)
-        process.wait(timeout=60)
-    assert process.returncode == (0 if number == signal.SIGTERM else -number)
-    assert _newest(out)["step"] < 6, "it was to be stopped in the middle"
-    # What a killed run logged behind its checkpoint is not to stand twice.
-    with (out / "log.jsonl").open("a") as file:
-        file.write('{"event": "train", "step": 6, "loss": -1.0}\n{"event": "tr')
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)
-    _assert_same_run(out, whole_run)
 
 
 def test_a_stop_comes_before_the_next_step(
@@ -260,3 +237,68 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch_saved(
     state = _newest(trainer.files.out)
     assert state["step"] == 3, "weights of a step that went wrong must not be kept"
     assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_gradients_that_are_not_finite_stop_too(tiny_run: dict[str, Any]) -> None:
+    """The loss is finite; the weights behind it would not be, and must not be kept."""
+    trainer = _trainer(tiny_run, optim={"accumulate": 2}, run={"save_every": 2})
+    kernel = trainer.learner.model.projector.dynamic.kernel.weight
+    update = trainer.learner.update
+
+    def spoil(step: int, *rest: Any) -> Any:
+        if step == 3:
+            kernel.register_hook(lambda gradient: gradient / 0)
+        return update(step, *rest)
+
+    trainer.learner.update = spoil  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match=r"the gradient of step 4 is not finite"):
+        trainer.run()
+    saved = torch.load(trainer.files.out / "non_finite_batch_rank0.pt", weights_only=True)
+    for part, batch in enumerate(saved):
+        assert torch.equal(batch["tokens"], trainer.batches[2 * 3 + part].tokens)
+    assert len(saved) == 2 and _newest(trainer.files.out)["step"] == 2
+
+
+def _said_by(settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
+    """What `train` says on its way out; it must end with status 2 and one line."""
+    config = Path(settings["run"]["out"]).with_suffix(".yaml")
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    assert main(["train", "--config", str(config)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1, said
+    return said
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_that_cannot_be_read_is_one_clear_line(
+    tiny_run: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    workers: int,
+) -> None:
+    def lost(self: PhraseStore, image_id: str) -> Any:
+        raise StoreError(f"the photo {image_id} is gone; prepare the store again")
+
+    monkeypatch.setattr(PhraseStore, "photo", lost)
+    said = _said_by(_settings(tiny_run, data={"workers": workers}), capsys)
+    assert "is gone; prepare the store again" in said
+
+
+def test_a_disk_that_is_full_for_the_log_is_one_clear_line(
+    tiny_run: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: RunLog, event: str, step: int, row: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "log.jsonl")
+
+    monkeypatch.setattr(RunLog, "_write", full)
+    said = _said_by(tiny_run, capsys)
+    assert "disk is full" in said and "log.jsonl" in said and "same command again" in said
+
+
+def test_fewer_processes_than_a_run_was_begun_with_is_said(
+    tiny_run: dict[str, Any], whole_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = whole_run / "checkpoints" / "00000006.pt"
+    torch.save({**load_state(path), "processes": 8}, path)
+    _trainer(tiny_run, run={"out": str(whole_run)}).run()
+    assert "was on 8 processes and is now on 1" in capsys.readouterr().out
