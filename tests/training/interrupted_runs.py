@@ -25,6 +25,7 @@ import torch
 from training import setup
 from training.__main__ import main
 from training.config import load_config
+from training.data.dataset import Batch, TrainingBatches
 from training.distributed import join
 from training.learner import Learner
 from training.run_files import RunFiles
@@ -64,6 +65,23 @@ def in_checkpoint(step: int) -> Interruption:
             save(state, file)
 
         torch.save = interrupted  # type: ignore[assignment]
+
+    return arrange
+
+
+def without_targets(step: int, of_rank: int) -> Interruption:
+    """A batch of one process that makes a loss which is not a number."""
+
+    def arrange(rank: int) -> None:
+        get = TrainingBatches.__getitem__
+
+        def spoiled(self: TrainingBatches, item: int) -> Batch:
+            batch = get(self, item)
+            if (item, rank) == (step, of_rank):
+                batch.targets.fill_(float("nan"))
+            return batch
+
+        TrainingBatches.__getitem__ = spoiled  # type: ignore[method-assign]
 
     return arrange
 
@@ -149,7 +167,7 @@ class Runs:
 
 def interrupt_and_resume(runs: Runs) -> None:
     """One process."""
-    runs.start("whole")
+    runs.start("whole", "run.save_every=100")
     runs.start("killed", "run.save_every=2", "data.workers=1", interruption=in_step(3, 0, kill))
     runs.start("killed", "run.save_every=2")
     runs.start("half_written", interruption=in_checkpoint(2))
@@ -163,12 +181,14 @@ def interrupt_and_resume(runs: Runs) -> None:
 def interrupt_and_resume_two(runs: Runs) -> None:
     """Two processes, of which the second is interrupted."""
     batch = "data.images_per_batch=4"
-    runs.start("whole_of_two", batch, world=2)
-    runs.start("killed_of_two", batch, world=2, interruption=in_step(3, 1, kill))
-    runs.start("killed_of_two", batch, world=2)
+    runs.start("whole_of_two", batch, "run.save_every=100", world=2)
+    lost = in_step(3, 1, kill)
+    runs.start("killed_of_two", batch, "run.save_every=2", world=2, interruption=lost)
+    runs.start("killed_of_two", batch, "run.save_every=2", world=2)
     stop = in_step(2, 1, ask_to_stop)
     runs.start("stopped_of_two", batch, "run.save_every=100", world=2, interruption=stop)
     runs.start("stopped_of_two", batch, "run.save_every=100", world=2)
+    runs.start("broken_of_two", batch, world=2, interruption=without_targets(2, 1))
 
 
 def learn_in_one_and_in_two(runs: Runs) -> None:

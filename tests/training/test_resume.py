@@ -130,6 +130,18 @@ def test_a_lost_process_is_one_clear_line(ended: dict[str, Any]) -> None:
     assert not [line for line in said if "Traceback" in line]
 
 
+def test_a_broken_loss_stops_all_and_keeps_its_batch(ended: dict[str, Any], config: Path) -> None:
+    """The loss of the second process alone is not finite."""
+    assert _statuses(ended, "broken_of_two") == [[2, 2]], ended["broken_of_two"]
+    for said in ended["broken_of_two"][0]["said"]:
+        assert "error: the loss of step 3 is not finite" in said
+    out = config.parent / "broken_of_two"
+    (path,) = out.glob("non_finite_batch_*.pt")
+    (batch,) = torch.load(path, weights_only=True)
+    assert path.name == "non_finite_batch_rank1.pt" and batch["targets"].isnan().all()
+    assert _newest(out)["step"] == 2
+
+
 def test_validation_counts_no_phrase_twice(ended: dict[str, Any], config: Path) -> None:
     """Three images among two processes: a padded one would be counted twice."""
     del ended
