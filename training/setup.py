@@ -38,7 +38,8 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
         processes: this one among those of the run; None for a run in this process alone.
 
     Raises:
-        ValueError: if the store is absent or unfinished, or the weights do not fit.
+        ValueError: if the store is absent or unfinished, has nothing to validate on, or the weights
+            do not fit.
     """
     if not config.data.store:
         raise ValueError(
@@ -46,10 +47,20 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
             "data.store=STORE"
         )
     store = PhraseStore(Path(config.data.store))
+    _refuse_empty_validation(store, config.data.val_split)
     processes = processes or Processes(pick_device())
     choose_kernels(config, processes.device)
     torch.manual_seed(config.run.seed)  # the same fresh weights in every process
     return Trainer(config, build_model(config.model), clip_tokenizer(), store, processes)
+
+
+def _refuse_empty_validation(store: PhraseStore, split: str) -> None:
+    """Better now than after the first epoch."""
+    if not any(store.phrase_count(image_id) for image_id in store.image_ids(split)):
+        raise ValueError(
+            f"{store.path} has no phrases in data.val_split={split}; set it to one of its splits "
+            f"({', '.join(store.splits)}), or prepare the store with that split"
+        )
 
 
 def choose_kernels(config: TrainConfig, device: torch.device) -> None:

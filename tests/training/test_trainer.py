@@ -83,6 +83,11 @@ def test_a_run_leaves_its_files(whole_run: Path) -> None:
     assert not list(whole_run.rglob("*.partial*"))
 
 
+def test_nothing_to_validate_on_is_refused_at_the_start(tiny_run: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"data\.val_split=val_miniv; .*\(train, val\)"):
+        _trainer(tiny_run, data={"val_split": "val_miniv"})
+
+
 def test_a_finished_run_is_left_as_it_is(whole_run: Path, tiny_run: dict[str, Any]) -> None:
     before = {path: path.read_bytes() for path in whole_run.rglob("*.safetensors")}
     _trainer(tiny_run, run={"out": str(whole_run)}).run()
