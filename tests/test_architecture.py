@@ -21,8 +21,10 @@ TORCH_FREE_MODEL = frozenset(
     {
         "model/__init__.py",
         "model/bundle.py",
+        "model/bundle_config.py",
         "model/config.py",
         "model/preprocess.py",
+        "model/probe.py",
         "model/tokenizer.py",
     }
 )
@@ -282,7 +284,7 @@ def heavy_modules_after(statement: str, search_path: Path) -> set[str]:
     [
         "import service.app",
         "import service.backends.onnx",
-        "import model, model.preprocess, model.tokenizer, model.bundle, model.config",
+        "import model, model.preprocess, model.tokenizer, model.bundle, model.config, model.probe",
     ],
 )
 def test_import_leaves_torch_out(statement: str, repo_root: Path) -> None:
