@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from service.backends import BACKENDS, load_model
+from service.backends.base import LoadOptions
 from service.engine import Engine
 from service.errors import CallerError, ServiceError
 from service.metrics import Metrics
@@ -73,20 +74,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load_engine(settings: Settings) -> Engine:
-    model = load_model(settings.backend, settings.bundle, settings.model_threads)
-    return Engine(model, settings, Metrics())
+    options = LoadOptions(
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.model_threads,
+        max_batch_size=settings.max_batch_size,
+        compile=settings.compile,
+    )
+    return Engine(load_model(settings.backend, settings.bundle, options), settings, Metrics())
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from service.server import Server  # the web framework takes a second that `segment` saves
+    # The web framework takes a second that `segment` saves.
+    from service.request_log import configure_log
+    from service.server import Server
 
     settings = load_settings(
         host=options.host, port=options.port, bundle=options.bundle, backend=options.backend
     )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    server = Server(settings, _load_engine(settings))
+    configure_log(settings)
+    engine = _load_engine(settings)
+    server = Server(settings, engine)
     server.run()
+    if engine.fault is not None:
+        print(f"error: the model stopped: {engine.fault}", file=sys.stderr, flush=True)
+        # Not by returning: the interpreter would wait for a thread that hangs in the device.
+        os._exit(server.exit_code)
     return server.exit_code
 
 

@@ -29,6 +29,7 @@ from service.schemas import (
     SegmentResult,
     Timings,
 )
+from service.stages import StageTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,18 @@ def render_json(
         if all(result.probability is None for result in results)
         else None
     ).encode()
+
+
+def timings(times: StageTimes, total: float) -> Timings:
+    """The stages in milliseconds; `total` in seconds."""
+    stages = ("decode", "preprocess", "queue", "inference", "postprocess")
+    return Timings(
+        **{name: _milliseconds(times.seconds(name)) for name in stages}, total=_milliseconds(total)
+    )
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1000 * seconds, 3)
 
 
 def _base64(data: bytes) -> str:

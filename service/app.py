@@ -25,8 +25,11 @@ from service.errors import (
 from service.middleware import BodyLimit, RequestObserver
 from service.openapi import describe_api
 from service.pipeline import Pipeline
+from service.request_log import log_request
+from service.request_record import RequestRecord
 from service.routes import health, segment
 from service.settings import Settings
+from service.tracing import Tracer, make_tracer
 
 logger = logging.getLogger("segvlm.request")
 
@@ -37,9 +40,15 @@ Send a photo and what to find in it, get the mask of that region:
 """
 
 
-def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """An application that serves `engine`; its lifespan starts and stops the engine's thread."""
+def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None) -> FastAPI:
+    """An application that serves `engine`; its lifespan starts and stops the engine's threads."""
     pipeline = Pipeline(engine, settings)
+    tracer = tracer or make_tracer(settings)
+
+    def record(ended: RequestRecord) -> None:
+        if settings.access_log:
+            log_request(ended)
+        tracer.record(ended)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -49,6 +58,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         # Blocks the loop on purpose: every request is answered by now, there is nothing to run.
         engine.stop(settings.shutdown_timeout)
         pipeline.close()
+        tracer.close()
 
     app = FastAPI(
         title="SegVLM",
@@ -69,7 +79,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     )
 
     def problem(scope: Scope, error: ServiceError) -> Response:
-        engine.metrics.rejected.labels(error.reason).inc()
+        scope["state"]["reason"] = error.reason  # counted when the request ends
         return JSONResponse(
             error.problem(scope["state"]["request_id"]),
             status_code=error.status,
@@ -80,14 +90,15 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     async def answer_error(request: Request, error: Exception) -> Response:
         known = _in_tree(request, error)
         if known.status == 500:  # the rest is no surprise: the metrics count it
-            request_id = request.state.request_id
-            logger.error("request %s: %s", request_id, known.title, exc_info=known.__cause__)
+            logger.error("%s", known.title, exc_info=known.__cause__)
         return problem(request.scope, known)
 
     for kind in (ServiceError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(BodyLimit, settings=settings)
-    app.add_middleware(RequestObserver, metrics=engine.metrics, problem=problem)  # the outermost
+    app.add_middleware(  # the last one added is the outermost
+        RequestObserver, metrics=engine.metrics, problem=problem, record=record
+    )
     return app
 
 

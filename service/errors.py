@@ -16,6 +16,7 @@
         InternalError      500       internal
         InferenceFailed    500       inference           on this image and expression, run alone
         QueueFull          503       queue_full          with Retry-After
+        DeviceMemoryShort  503       out_of_memory       with Retry-After
         Draining           503       draining            with Retry-After
         EngineStopped      503       engine_stopped      with Retry-After
         DeadlineExceeded   504       deadline
@@ -199,6 +200,19 @@ class QueueFull(_Overloaded):
         super().__init__("too many images are waiting; try again after Retry-After", retry_after)
 
 
+class DeviceMemoryShort(_Overloaded):
+    """The device had no memory for this request, alone and with the caches emptied."""
+
+    reason, title = "out_of_memory", "The device is out of memory"
+
+    def __init__(self, retry_after: float = 1.0) -> None:
+        super().__init__(
+            "the model's device had no memory for this request; try again after Retry-After, and "
+            "if it stays, tell the operator: something else holds the device's memory",
+            retry_after,
+        )
+
+
 class Draining(_Overloaded):
     """The process is stopping; another instance should answer."""
 
@@ -233,7 +247,8 @@ class DeadlineExceeded(ServerError):
     def __init__(self, seconds: float) -> None:
         super().__init__(
             f"no answer within {seconds:g} s; try again later, or send a smaller image or fewer "
-            "expressions (SEGVLM_REQUEST_TIMEOUT sets the limit)"
+            "expressions, or allow more time (the header X-Request-Timeout, at most what "
+            "SEGVLM_TIMEOUT says)"
         )
 
 

@@ -26,6 +26,7 @@ JSON = "application/json"
 _OPTIONS = tuple(SegmentOptions.model_fields)
 _LONGEST_OPTION = 64  # bytes; the longest that is valid has 9
 _DATA_URL = re.compile(r"\s*data:[\w/+.;=-]*;base64,", re.ASCII)
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _WHITESPACE = str.maketrans("", "", " \t\r\n")  # `base64 photo.jpg` wraps its lines
 
 _HINT = (
@@ -45,12 +46,27 @@ class SegmentTask:
 
 @dataclass(frozen=True, slots=True)
 class RawRequest:
-    """A request as it came: the whole body, its two headers that matter, the query's pairs."""
+    """A request as it came: the whole body, its headers that matter, the query's pairs.
+
+    `arrived_at`: when its headers came, by the engine's clock.
+    """
 
     body: bytes
     content_type: str
     content_encoding: str
     query: Sequence[tuple[str, str]]
+    timeout: str | None = None
+    arrived_at: float = 0.0
+
+
+def parse_timeout(value: str | None) -> float | None:
+    """The header X-Request-Timeout as seconds; None where it was not sent. Raises InvalidField."""
+    if value is None:
+        return None
+    if _SECONDS.fullmatch(value.strip()) is None or float(value) <= 0:
+        message = "not a number of seconds above 0; send for example X-Request-Timeout: 2.5"
+        raise InvalidField([("X-Request-Timeout", message)])
+    return float(value)
 
 
 def parse_task(raw: RawRequest, settings: Settings) -> SegmentTask:

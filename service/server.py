@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
                 create_app(settings, engine),
                 host=settings.host,
                 port=settings.port,
-                access_log=settings.access_log,
+                access_log=False,  # ours names the request's id and the time of each stage
                 log_config=None,
                 server_header=False,
                 timeout_graceful_shutdown=round(settings.shutdown_timeout),
@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
         if self._told_at is not None:
             self._drain(time.monotonic() - self._told_at)
         elif not self._engine.alive:
-            logger.critical("the model's worker has died; exiting for the supervisor to restart")
+            logger.critical("exiting for the supervisor to restart: %s", self._engine.fault)
             self.exit_code = 1
             self.should_exit = True
         return await super().on_tick(counter)

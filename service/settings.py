@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -34,11 +34,28 @@ class Settings(BaseSettings):
         8000, ge=0, le=65535, description="port to listen on; 0 takes a free one"
     )
     access_log: bool = Field(True, description="log a line for each request")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="form of the log: `text` for people, `json` for programs"
+    )
+    traces: Literal["off", "otlp"] = Field(
+        "off",
+        description="`otlp` sends OpenTelemetry traces to where its own OTEL_ variables say",
+    )
 
-    backend: str = Field("onnx", description="what runs the model: onnx or fake")
+    backend: str = Field("onnx", description="what runs the model: onnx, torch, torchscript, fake")
     bundle: Path = Field(DEFAULT_BUNDLE, description="directory of the model bundle")
+    device: str = Field(
+        "auto",
+        description="where: auto, cpu, cuda, tensorrt (with onnx); cuda:1 is the second GPU",
+    )
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = Field(
+        "auto", description="what the model computes in; auto suits the device"
+    )
+    compile: bool = Field(
+        True, description="compile the model with the torch backend on a GPU; a slower start"
+    )
     model_threads: int = Field(
-        0, ge=0, description="threads of one inference; 0 = one for each core"
+        0, ge=0, description="threads of one inference on a CPU; 0 = one for each core"
     )
     image_threads: int = Field(
         min(4, os.cpu_count() or 1),
@@ -46,11 +63,13 @@ class Settings(BaseSettings):
         description="threads that decode images and encode masks; each may hold one large image",
     )
 
-    max_batch_size: int = Field(8, ge=1, description="most (image, expression) pairs in a batch")
-    batch_delay: float = Field(
+    max_batch_size: int | None = Field(
+        None, ge=1, description="most (image, expression) pairs in a batch"
+    )
+    max_delay: float = Field(
         0.0, ge=0, description="longest that the oldest pair waits for company; 0 adds no delay"
     )
-    max_images: int = Field(
+    max_queue: int = Field(
         64, ge=1, description="images accepted and not yet answered; one more gets a 503"
     )
     image_cache_bytes: int = Field(256 * _MIB, ge=0, description="features of recent images")
@@ -65,7 +84,15 @@ class Settings(BaseSettings):
     max_expression_length: int = Field(256, ge=1, description="most characters of an expression")
 
     upload_timeout: float = Field(60.0, gt=0, description="for the whole body to arrive")
-    request_timeout: float = Field(30.0, gt=0, description="from the whole body to the answer")
+    timeout: float = Field(
+        30.0,
+        gt=0,
+        description="from the whole body to the answer; X-Request-Timeout can only shorten it",
+    )
+    batch_timeout: float = Field(
+        60.0, gt=0, description="a batch that takes longer means a hung device: the process ends"
+    )
+    warm_up_timeout: float = Field(900.0, gt=0, description="the same for the warm-up")
     shutdown_timeout: float = Field(
         35.0, gt=0, description="from SIGTERM until what still runs is cut off"
     )

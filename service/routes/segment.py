@@ -33,7 +33,10 @@ async def segment(request: Request) -> Response:
     """
     pipeline: Pipeline = request.app.state.pipeline
     accept = ",".join(request.headers.getlist("accept"))
-    answer = await _while_connected(request, pipeline.answer(await _read(request), accept))
+    raw = await _read(request)
+    working = pipeline.answer(raw, accept, request.state.times)
+    del raw
+    answer = await _while_connected(request, working)
     return Response(
         answer.body,
         media_type=answer.media_type,
@@ -48,6 +51,8 @@ async def _read(request: Request) -> RawRequest:
         content_type=request.headers.get("content-type", ""),
         content_encoding=request.headers.get("content-encoding", ""),
         query=request.query_params.multi_items(),
+        timeout=request.headers.get("x-request-timeout"),
+        arrived_at=request.state.arrived_at,
     )
 
 

@@ -62,8 +62,10 @@ def test_requests_are_counted_by_route_and_code(service: Any, small_photo: bytes
     assert service.metric("segvlm_batch_size_sum") == 6
     assert service.metric("segvlm_batch_size_count") == 3
     assert service.metric("segvlm_queue_seconds_count") == 6
-    for stage in ("decode", "preprocess", "inference", "postprocess"):
+    for stage in ("preprocess", "inference", "postprocess"):
         assert service.metric(f"segvlm_{stage}_seconds_count") == 3
+    assert service.metric("segvlm_decode_seconds_count") == 1  # it was the same photo each time
+    assert service.metric("segvlm_received_total") == 4
     assert service.metric("segvlm_inflight_requests") == 0
 
 
