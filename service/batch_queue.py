@@ -144,9 +144,9 @@ class BatchQueue(Generic[Payload, Result]):
         Raises BatcherFull, BatcherDraining or BatcherStopped.
         """
         with self._changed:
-            self._refuse_if_closed()
-            if self._draining:
+            if self._draining and self._fault is None:
                 raise BatcherDraining("the batcher is draining; submit elsewhere")
+            self._refuse_if_closed()
             if self._images >= self._max_images:
                 raise BatcherFull(self._costs.drain_seconds(self._ahead(), self._device.size_limit))
             self._images += 1

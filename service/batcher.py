@@ -38,6 +38,8 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger("segvlm.batcher")
 
+_CHECKS = 3
+
 FailureKind = Literal["exception", "out_of_memory"]
 
 
@@ -213,11 +215,20 @@ class Batcher(Generic[Payload, Result]):
                 self._queue.launched(flight, pending)
 
     def _check(self) -> None:
-        """An item failed alone. If the device fails the question that it must know, it is broken,
-        and a broken device must not look ready."""
-        self._queue.trust()
+        """An item failed alone. A device that then fails a question that it must know is broken,
+        and must not look ready. One failure can be chance, so it gets some tries."""
         with self._watchdog.limit("the check after a failure", self._limits.batch_timeout):
-            self._device.check()
+            for left in reversed(range(_CHECKS)):
+                try:
+                    self._device.check()
+                    break
+                except Exception as error:
+                    if isinstance(error, DeviceLost) or not left:
+                        raise
+                    logger.warning("the device failed a check: %r", error)
+                    if isinstance(error, OutOfMemory):
+                        self._device.release_memory()
+        self._queue.trust()
 
     def _failed(self, flight: Flight[Payload, Result], error: Exception) -> None:
         """In the worker or the collector."""

@@ -113,7 +113,12 @@ class ModelDevice:
     def check(self) -> None:
         """Ask the model the question that came with it. Raises RuntimeError for a wrong answer."""
         probe, spec = self._model.probe, self._model.spec
-        difference = probe.difference(self._answer(probe.images, probe.tokens))
+        # One pair at a time, which needs the least memory.
+        answers = [
+            self._answer(probe.images[i : i + 1], probe.tokens[i : i + 1])
+            for i in range(len(probe.tokens))
+        ]
+        difference = probe.difference(np.concatenate(answers))
         tolerance = TOLERANCES[self._backend.precision]
         if difference > tolerance:
             raise RuntimeError(

@@ -10,6 +10,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -89,7 +90,7 @@ class RequestObserver:
             record = RequestRecord(
                 request_id=request_id,
                 method=scope["method"],
-                path=scope["path"],
+                path=quote(scope["path"]),  # a line break in it would forge a line of the log
                 route=getattr(scope.get("route"), "path", UNMATCHED),
                 status=status or InternalError.status,
                 reason=state["reason"],

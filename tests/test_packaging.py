@@ -15,7 +15,13 @@ ROOMS = ("model", "training", "service")
 # Which extras are installed where a file is imported.
 EXTRAS = {"model": ("train",), "training": ("train",), "service": ("serve",)}
 # Distributions that are not called what one imports.
-PROVIDERS = {"PIL": "pillow", "open_clip": "open-clip-torch", "yaml": "pyyaml"}
+PROVIDERS = {
+    "PIL": "pillow",
+    "open_clip": "open-clip-torch",
+    "opentelemetry": "opentelemetry-sdk",
+    "pythonjsonlogger": "python-json-logger",
+    "yaml": "pyyaml",
+}
 TORCH_FREE_MODEL = {"__init__", "bundle", "config", "preprocess", "tokenizer"}
 
 
@@ -62,6 +68,8 @@ def extras_of(file: Path, room: str) -> tuple[str, ...]:
         return ()
     if file.parent.name == "backends" and file.stem.startswith("torch"):
         return ("serve-gpu",)
+    if file.name == "tracing.py":
+        return ("serve", "traces")
     return EXTRAS[room]
 
 

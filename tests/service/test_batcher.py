@@ -261,12 +261,8 @@ def test_draining_finishes_what_was_admitted_and_admits_no_more(
     assert batcher.stop(PATIENCE)
     assert not batcher.alive
     assert batcher.fault is None
-    with batcher_is_stopped():
+    with pytest.raises(BatcherDraining):  # not "stopped": nothing is wrong with the device
         batcher.admit()
-
-
-def batcher_is_stopped() -> Any:
-    return pytest.raises(BatcherStopped)
 
 
 def test_warm_up_comes_first_and_in_the_worker_thread(
@@ -289,7 +285,7 @@ def test_stop_without_start_answers_what_is_queued(
     with batcher.admit() as slot:
         future = slot.submit([1])
         assert batcher.stop(PATIENCE)
-        with batcher_is_stopped():
+        with pytest.raises(BatcherStopped):
             future.result(PATIENCE)
 
 

@@ -88,7 +88,7 @@ def test_item_that_fails_alone_has_the_device_checked_at_once() -> None:
     with pytest.raises(ZeroDivisionError):
         ask(batcher, 13)
     wait_stopped(batcher)
-    assert device.checks == 1
+    assert device.checks == 3  # it had its chances
     assert batcher.fault is not None
     assert "nonsense" in batcher.fault
 
@@ -106,6 +106,29 @@ def test_sane_device_is_trusted_again() -> None:
     assert batcher.stop(PATIENCE)
 
 
+@pytest.mark.parametrize("fault", [RuntimeError("by chance"), OutOfMemory("short")])
+def test_check_that_fails_once_is_repeated(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Doubler()
+    device.poison = {13}
+    original, faults = device.check, [fault]
+
+    def check() -> None:
+        original()
+        if faults:
+            raise faults.pop()
+
+    monkeypatch.setattr(device, "check", check)
+    batcher = start(device)
+    with pytest.raises(ZeroDivisionError):
+        ask(batcher, 13)
+    assert ask(batcher, 1) == [2]
+    assert device.checks == 2
+    assert device.released == isinstance(fault, OutOfMemory)
+    assert batcher.stop(PATIENCE)
+
+
 @pytest.mark.parametrize("fatal", [DeviceLost("the bus"), SystemExit("the driver")])
 def test_lost_device_answers_everyone_at_once(fatal: BaseException) -> None:
     device = Doubler()
@@ -120,7 +143,7 @@ def test_lost_device_answers_everyone_at_once(fatal: BaseException) -> None:
             with pytest.raises(BatcherStopped):
                 future.result(PATIENCE)
         assert not batcher.alive
-        with pytest.raises(BatcherStopped, match="bus|driver"):
+        with pytest.raises(BatcherStopped, match=r"bus|driver"):
             first.submit([3])
     with pytest.raises(BatcherStopped):
         batcher.admit()
