@@ -15,15 +15,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from model.preprocess import letterbox_image
+from model.preprocess import letterbox_geometry, letterbox_picture
 from service import answers, mask_formats
 from service.answers import Finding, FoundMask
 from service.engine import Engine, EngineSlot
 from service.errors import DeadlineExceeded, EngineStopped
-from service.image_input import decode_image
+from service.image_input import decode_photo
 from service.inference import ImageInput, Logits, TextInput, content_key
 from service.negotiation import AnswerKind, choose_answer
 from service.request_parsing import RawRequest, SegmentTask, parse_task, parse_timeout
@@ -159,13 +156,14 @@ class Pipeline:
         key = content_key(task.image)
         image = self._engine.recall(key)
         if image is None:
+            side = self._engine.spec.image_size
             with times.stage("decode"):
-                pixels = decode_image(task.image, self._settings.max_pixels)
+                photo = decode_photo(task.image, self._settings.max_pixels, least=side)
             metrics.decode_seconds.observe(times.seconds("decode"))
         with times.stage("preprocess"):
             if image is None:
-                square, geometry = letterbox_image(pixels, self._engine.spec.image_size)
-                image = ImageInput(key, square, geometry)
+                geometry = letterbox_geometry(photo.height, photo.width, side)
+                image = ImageInput(key, letterbox_picture(photo.picture, geometry), geometry)
             texts = self._engine.tokenize(task.expressions)
         metrics.preprocess_seconds.observe(times.seconds("preprocess"))
         return _Prepared(task, kind, image, texts)
@@ -184,8 +182,8 @@ class Pipeline:
                 picture = mask_formats.encode_png(next(masks).mask)
             else:
                 # Decoded again: keeping every queued photo in full would cost far more memory.
-                photo: NDArray[np.uint8] = decode_image(task.image, self._settings.max_pixels)
-                picture = answers.draw_overlay(photo, masks, kind.media_type)
+                photo = decode_photo(task.image, self._settings.max_pixels)
+                picture = answers.draw_overlay(photo.picture, masks, kind.media_type)
         self._engine.metrics.postprocess_seconds.observe(times.seconds("postprocess"))
         timings = answers.timings(times, self._clock() - place.started)
         if kind.name == "json":

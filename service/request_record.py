@@ -18,8 +18,8 @@ current_request_id: ContextVar[str | None] = ContextVar("segvlm_request_id", def
 class RequestRecord:
     """One request, ended. Times are of `time.monotonic`, in seconds.
 
-    `path` is percent-encoded; `route` is a template such as `/segment`. `reason`: of `service.errors`, None if it got what it
-    asked for. `traceparent`: the header, W3C Trace Context.
+    `path` is percent-encoded, `route` a template such as `/segment`. `reason`: of
+    `service.errors`, None if it got what it asked for. `traceparent`: W3C Trace Context's header.
     """
 
     request_id: str

@@ -320,7 +320,9 @@ def test_request_timeout_that_is_no_number(service: Any, small_photo: bytes, val
     assert service.engine.images == 0
 
 
-def test_request_timeout_of_the_caller(service: Any, small_photo: bytes, in_background: Any) -> None:
+def test_request_timeout_of_the_caller(
+    service: Any, small_photo: bytes, in_background: Any
+) -> None:
     """It shortens the service's own, frees the place, and the item is never run."""
     first = hold_device(service, small_photo, in_background)
     response = post(service, small_photo, "never run", headers={"X-Request-Timeout": "0.3"})
@@ -387,7 +389,7 @@ def test_fault_of_ours_is_a_problem_too(
     def broken(*arguments: object) -> None:
         raise KeyError("secret detail")
 
-    monkeypatch.setattr("service.pipeline.letterbox_image", broken)
+    monkeypatch.setattr("service.pipeline.letterbox_picture", broken)
     response = post(service, small_photo)
     check(response, service, 500, "internal")
     assert "secret" not in response.text
@@ -420,7 +422,7 @@ def test_event_loop_is_free_while_an_image_is_decoded(
     """And while a body is parsed and a mask encoded: each held here until a probe was answered."""
     service = make_service(image_cache_bytes=0)
     assert service.client
-    for name in ("parse_task", "decode_image", "answers.describe", "answers.render_json"):
+    for name in ("parse_task", "decode_photo", "answers.describe", "answers.render_json"):
         original = resolve(name)
         entered, leave = threading.Event(), threading.Event()
 
@@ -429,10 +431,11 @@ def test_event_loop_is_free_while_an_image_is_decoded(
             original: Any = original,
             entered: threading.Event = entered,
             leave: threading.Event = leave,
+            **options: Any,
         ) -> Any:
             entered.set()
             assert leave.wait(PATIENCE), "the event loop was blocked"
-            return original(*arguments)
+            return original(*arguments, **options)
 
         with monkeypatch.context() as patch:
             patch.setattr(f"service.pipeline.{name}", held)

@@ -83,7 +83,7 @@ def test_fault_and_its_request_carry_the_same_id(
 
     service = make_service()
     assert service.client
-    monkeypatch.setattr("service.pipeline.letterbox_image", broken)
+    monkeypatch.setattr("service.pipeline.letterbox_picture", broken)
     lines = log("json")
     response = post(service, small_photo)
     entries = [json.loads(line) for line in lines()]
