@@ -22,8 +22,8 @@ from service.backends.load_options import (
     device_choice,
     supported_precision,
 )
+from service.backends.loaded_model import complete
 from service.backends.onnx_graphs import Graph, open_graphs, session_options
-from service.backends.stage_files import complete
 
 LARGEST_BATCH = 8
 """Unless the options say otherwise. On two cores the rate no longer grows from 4 on."""

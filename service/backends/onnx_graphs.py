@@ -11,8 +11,17 @@ import onnxruntime as ort
 
 from model.bundle import Bundle, BundleConfig, BundleError
 from service.backends.base import Precision
-from service.backends.stage_files import STAGES, Stage, onnx_files
 
+Names = tuple[tuple[str, ...], tuple[str, ...]]
+
+PYRAMID = ("p3", "p4", "p5")
+TEXT = ("words", "state", "pad_mask")
+NAMES: tuple[Names, Names, Names] = (
+    (("image",), PYRAMID),
+    (("tokens",), TEXT),
+    ((*PYRAMID, *TEXT), ("logits",)),
+)
+"""Inputs and outputs of the image encoder, the text encoder and the mask decoder."""
 ELEMENTS = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -58,9 +67,9 @@ def open_graphs(
     """
     values = _promised(bundle.config, precision)
     graphs = []
-    for path, stage in zip(onnx_files(bundle, precision), STAGES, strict=True):
+    for path, (inputs, outputs) in zip(bundle.graphs(precision), NAMES, strict=True):
         try:
-            session = open_session(path, [values[name] for name in stage.inputs])
+            session = open_session(path, [values[name] for name in inputs])
         except ValueError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
@@ -68,7 +77,7 @@ def open_graphs(
                 f"ONNX Runtime {ort.__version__} cannot load {path}: {error}; export the bundle "
                 "again, or install the onnxruntime that constraints.txt names"
             ) from error
-        graphs.append(_check(session, path, stage, values))
+        graphs.append(_check(session, path, (inputs, outputs), values))
         # The decoder must read exactly what the encoders give.
         values |= {value.name: value for value in graphs[-1].outputs}
     image, text, mask = graphs
@@ -92,19 +101,19 @@ def _promised(config: BundleConfig, precision: Precision) -> dict[str, Value]:
     return {value.name: value for value in values}
 
 
-def _check(session: Any, path: Path, stage: Stage, promised: dict[str, Value]) -> Graph:
+def _check(session: Any, path: Path, names: Names, promised: dict[str, Value]) -> Graph:
     found = []
-    for kind, nodes, names in (
-        ("reads", session.get_inputs(), stage.inputs),
-        ("gives", session.get_outputs(), stage.outputs),
+    for kind, nodes, wanted in (
+        ("reads", session.get_inputs(), names[0]),
+        ("gives", session.get_outputs(), names[1]),
     ):
         by_name = {node.name: node for node in nodes}
-        if by_name.keys() != set(names):
+        if by_name.keys() != set(wanted):
             raise BundleError(
-                f"{path} {kind} {', '.join(by_name)}, expected {', '.join(names)}; export the "
+                f"{path} {kind} {', '.join(by_name)}, expected {', '.join(wanted)}; export the "
                 "bundle with this version of the project"
             )
-        found.append(tuple(_value(by_name[name], path, promised[name]) for name in names))
+        found.append(tuple(_value(by_name[name], path, promised[name]) for name in wanted))
     return Graph(session, *found)
 
 
