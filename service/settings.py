@@ -35,11 +35,11 @@ class Settings(BaseSettings):
     )
     access_log: bool = Field(True, description="log a line for each request")
     log_format: Literal["text", "json"] = Field(
-        "text", description="form of the log: `text` for people, `json` for programs"
+        "text", description="form of the log: text for people, json for programs"
     )
     traces: Literal["off", "otlp"] = Field(
         "off",
-        description="`otlp` sends OpenTelemetry traces to where its own OTEL_ variables say",
+        description="otlp sends OpenTelemetry traces to where its own OTEL_ variables say",
     )
 
     backend: str = Field("onnx", description="what runs the model: onnx, torch, torchscript, fake")
