@@ -44,6 +44,9 @@ class DeformableConv2d(nn.Module):
             # torchvision's CPU gradient is several times slower than grid_sample's.
             assert self.bias is None, "a folded network does not train"
             return deform_conv2d_by_sampling(x, offset, self.weight)
+        if x.device.type == "cpu":
+            # Where an offset is not a number torchvision's CPU kernel reads outside the map.
+            offset = offset.masked_fill(offset.isnan(), 0)
         # torchvision's own function makes the zeros on a device that a traced graph would keep.
         bias = x.new_zeros(self.weight.shape[0]) if self.bias is None else self.bias
         no_mask = x.new_zeros(x.shape[0], 1)
