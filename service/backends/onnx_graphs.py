@@ -142,12 +142,12 @@ def _told(value: Value) -> str:
     return f"{value.name}, {value.element} [batch, {', '.join(sizes)}]"
 
 
-def session_options(threads: int, entries: Sequence[tuple[str, str]] = ()) -> Any:
+def session_options(threads: int) -> Any:
     """What sessions of every execution provider share; `threads` of one operator, 0 = all cores."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1  # the graphs are chains; a second pool only competes
     options.log_severity_level = 3
-    for key, value in entries:
-        options.add_session_config_entry(key, value)
+    # Idle workers that spin take the cores from the threads that decode and encode images.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
