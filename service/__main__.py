@@ -15,7 +15,7 @@ from pathlib import Path
 from service.backends import BACKENDS, load_model
 from service.backends.base import LoadOptions
 from service.engine import Engine
-from service.errors import CallerError, ServiceError
+from service.errors import CallerError, EngineStopped, ServiceError
 from service.metrics import Metrics
 from service.negotiation import AnswerKind
 from service.pipeline import Answer, Pipeline
@@ -134,6 +134,8 @@ async def _answer_once(settings: Settings, task: SegmentTask, kind: AnswerKind) 
     engine.start()
     try:
         return await pipeline.segment(task, kind)
+    except EngineStopped as error:
+        raise ValueError(f"the model stopped: {engine.fault}") from error
     finally:
         engine.stop(settings.shutdown_timeout)
         pipeline.close()

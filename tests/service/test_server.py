@@ -280,6 +280,73 @@ def test_graceful_stop_answers_what_was_accepted(
         process.wait()
 
 
+SERVE_BADLY = """
+import sys, time
+from service import __main__ as command
+from service import inference
+from service.backends import base, fake
+
+warm_up = inference.ModelDevice.warm_up
+
+def hang(self, *features):
+    time.sleep(600)
+
+def lose(self, *features):
+    raise base.DeviceLost("uncorrectable memory error")
+
+def warm_up_well(self):
+    warm_up(self)
+    fake.FakeBackend.decode = {"hang": hang, "lose": lose}[sys.argv[1]]
+
+inference.ModelDevice.warm_up = warm_up_well
+sys.exit(command.main(["serve", "--backend", "fake", "--host", "127.0.0.1", "--port", "0"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("hang", "a batch took more than 1 s"), ("lose", "uncorrectable memory error")],
+)
+def test_process_of_a_broken_device_ends_with_a_failure_and_a_reason(
+    repo_root: Path, small_photo: bytes, fault: str, reason: str
+) -> None:
+    """Also when its thread never comes back: the supervisor gets a process to start anew."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE_BADLY, fault],
+        cwd=repo_root,
+        env={**os.environ, "PYTHONPATH": str(repo_root), "SEGVLM_BATCH_TIMEOUT": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        url = "http://127.0.0.1:" + line.split("http://localhost:")[1].split()[0]
+        answers = [
+            in_thread(
+                lambda word=word: httpx.post(
+                    f"{url}/segment",
+                    files={"image": small_photo},
+                    data={"expression": word},
+                    timeout=PATIENCE,
+                )
+            )
+            for word in ("running", "in the same batch or queued")
+        ]
+        wait_until(lambda: all(answers), "everybody's answer")
+        for (answer,) in answers:
+            assert answer.status_code == 503
+            assert answer.json()["reason"] == "engine_stopped"
+            assert int(answer.headers["retry-after"]) >= 1
+        assert process.wait(PATIENCE) == 1
+        _, errors = process.communicate()
+        assert f"error: the model stopped: {'DeviceLost: ' * (fault == 'lose')}{reason}" in errors
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_port_that_is_taken_is_a_clear_error(tmp_path: Path, repo_root: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
