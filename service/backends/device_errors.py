@@ -26,10 +26,17 @@ _MEMORY_PHRASES = (
 
 def speaks_of_memory(error: BaseException) -> bool:
     """Whether a smaller batch might have got through."""
-    if isinstance(error, MemoryError):
+    told = f"{type(error).__name__}: {error}".lower()
+    if isinstance(error, MemoryError) or any(phrase in told for phrase in _MEMORY_PHRASES):
         return True
-    text = f"{type(error).__name__}: {error}".lower()
-    return any(phrase in text for phrase in _MEMORY_PHRASES)
+    # A capture that runs out of memory ends with an error of the capture. But what was raised
+    # while an earlier batch's error was handled has nothing to do with that.
+    before = error.__context__
+    return before is not None and not _is_told(before) and speaks_of_memory(before)
+
+
+def _is_told(error: BaseException) -> bool:
+    return isinstance(error, OutOfMemory | DeviceLost)
 
 
 def guarded(function: Callable[[], Result], answers: Callable[[], bool] = lambda: True) -> Result:
@@ -41,9 +48,9 @@ def guarded(function: Callable[[], Result], answers: Callable[[], bool] = lambda
     """
     try:
         return function()
-    except (OutOfMemory, DeviceLost):
-        raise
     except Exception as error:
+        if _is_told(error):
+            raise
         if speaks_of_memory(error):
             told: Exception = OutOfMemory(f"{type(error).__name__}: {error}")
         elif answers():

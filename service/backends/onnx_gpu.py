@@ -41,7 +41,7 @@ class BoundStages:
     def __init__(self, graphs: Sequence[Graph], device: TorchDevice) -> None:
         self._image, self._text, self._mask = graphs
         self._device = device
-        self._shrink = False
+        self._to_shrink: set[Graph] = set()
 
     def encode_image(self, image: Tensor) -> Sequence[Tensor]:
         return self._run(self._image, image)
@@ -54,8 +54,8 @@ class BoundStages:
         return logits
 
     def release_memory(self) -> None:
-        """ONNX Runtime gives memory back at the end of a run, so the next one will."""
-        self._shrink = True
+        """A session gives memory back at the end of a run, so the next run of each will."""
+        self._to_shrink = {self._image, self._text, self._mask}
 
     def _run(self, graph: Graph, *inputs: Tensor) -> list[Tensor]:
         """`inputs` and the answer in the order of the graph's stage."""
@@ -65,7 +65,7 @@ class BoundStages:
         outputs = [self._output(value, len(inputs[0])) for value in graph.outputs]
         for value, tensor in zip(graph.outputs, outputs, strict=True):
             binding.bind_output(value.name, *self._place(value, tensor))
-        graph.session.run_with_iobinding(binding, self._run_options())
+        graph.session.run_with_iobinding(binding, self._run_options(graph))
         return outputs
 
     def _output(self, value: Value, rows: int) -> Tensor:
@@ -78,14 +78,14 @@ class BoundStages:
         where = tensor.device.type, tensor.device.index or 0
         return *where, ELEMENTS[value.element], tuple(tensor.shape), tensor.data_ptr()
 
-    def _run_options(self) -> Any:
+    def _run_options(self, graph: Graph) -> Any:
         options = ort.RunOptions()
         on_gpu = self._device.stream is not None
         if on_gpu:
             # Whoever needs the answer waits for it, not the thread that queues the next batch.
             options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        if self._shrink:
-            self._shrink = False
+        if graph in self._to_shrink:
+            self._to_shrink.remove(graph)
             arena = f"{'gpu' if on_gpu else 'cpu'}:{self._device.device.index or 0}"
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
         return options

@@ -109,6 +109,7 @@ def load_torch(path: Path, options: LoadOptions) -> LoadedModel:
         stages = GraphedStages(CompiledStages(network) if options.compile else network)
     elif options.threads:
         torch.set_num_threads(options.threads)
+    device.settle()  # the weights were copied on another stream
     backend = StagedBackend(f"torch-{kind}", precision, stages, device, sizes, padded=on_gpu)
     loaded = complete(bundle, backend)
     if on_gpu:

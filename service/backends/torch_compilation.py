@@ -22,10 +22,13 @@ class CompiledStages:
     A failure is logged, not raised: the answers are the same, only slower.
     """
 
-    def __init__(self, stages: TensorStages) -> None:
+    def __init__(
+        self, stages: TensorStages, compiler: str | Callable[..., Any] = "inductor"
+    ) -> None:
+        """`compiler` as in `torch.compile(backend=...)`."""
         self._stages = stages
         self._compiled: dict[str, Callable[..., Any]] = {
-            name: torch.compile(getattr(stages, name))
+            name: torch.compile(getattr(stages, name), backend=compiler)
             for name in ("encode_image", "encode_text", "decode")
         }
 

@@ -67,6 +67,11 @@ class TorchDevice:
         with torch.inference_mode(), torch.cuda.stream(self.stream):  # None: no stream is changed
             return function()
 
+    def settle(self) -> None:
+        """Wait for all that is queued: what other streams have made may then be read by this."""
+        if self.stream is not None:
+            torch.cuda.synchronize(self.device)
+
     def upload(self, array: NDArray[Any]) -> Tensor:
         """A copy of `array` on this device, of the same shape and type; `array` may be read-only.
 
@@ -101,10 +106,8 @@ class TorchDevice:
 
     def answers(self) -> bool:
         """Whether the device still completes work: a lost one fails every call."""
-        if self.stream is None:
-            return True
         try:
-            torch.cuda.synchronize(self.device)
+            self.settle()
         except Exception:
             return False
         return True

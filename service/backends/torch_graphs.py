@@ -39,7 +39,7 @@ class GraphedStages:
 
     def release_memory(self) -> None:
         """Drop every graph and its memory; sizes that are asked for again are captured again."""
-        torch.cuda.synchronize()  # no replay may be under way
+        torch.cuda.current_stream().synchronize()  # no replay may be under way
         self._graphs.clear()
         self._pool = torch.cuda.graph_pool_handle()
         self._stages.release_memory()

@@ -88,7 +88,7 @@ class StagedBackend:
         return self._device.download(self._stages.decode(*features)[: len(images)])
 
     def release_memory(self) -> None:
-        self._stages.release_memory()
+        self._device.run(self._stages.release_memory)
         self._device.release_memory()
 
     def memory_bytes(self) -> Mapping[str, int]:

@@ -61,6 +61,7 @@ def load_torchscript(path: Path, options: LoadOptions) -> LoadedModel:
     if not on_gpu and options.threads:
         torch.set_num_threads(options.threads)
     stages = ScriptStages(bundle, device.device)
+    device.settle()  # the weights were copied on another stream
     return complete(bundle, StagedBackend(name, precision, stages, device, sizes, padded=on_gpu))
 
 

@@ -26,7 +26,6 @@ from service.backends.fake import load_fake
 from service.backends.onnx_gpu import load_bound
 from service.backends.torch_device import TorchDevice
 from tests.service.backends import tiny_graphs
-from training.export import export_bundle
 
 SIDE = 64
 LARGEST = 8
@@ -178,6 +177,8 @@ def lively_model() -> SegVLM:
 @pytest.fixture(scope="session")
 def exported_bundle(lively_model: SegVLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with every kind of file, which all backends can run."""
+    from training.export import export_bundle  # slow, and most tests here do without
+
     path = tmp_path_factory.mktemp("exported") / "lively"
     with one_thread():
         export_bundle(

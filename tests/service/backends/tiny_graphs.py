@@ -137,11 +137,11 @@ def probe(image_size: int = SIZE, word_length: int = LENGTH) -> Probe:
     )
 
 
-def config(image_size: int = SIZE, word_length: int = LENGTH) -> BundleConfig:
+def config(image_size: int = SIZE, word_length: int = LENGTH, preset: str = "none") -> BundleConfig:
     return BundleConfig(
         name="tiny",
         version="7",
-        preset="none",
+        preset=preset,
         image_size=image_size,
         word_length=word_length,
         threshold=0.4,
