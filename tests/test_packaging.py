@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -22,6 +23,7 @@ PROVIDERS = {
     "pythonjsonlogger": "python-json-logger",
     "yaml": "pyyaml",
 }
+TORCH_BACKENDS = ("torch", "onnx_gpu")
 TORCH_FREE_MODEL = {"__init__", "bundle", "config", "preprocess", "tokenizer"}
 
 
@@ -59,6 +61,8 @@ def imported(source: str) -> set[str]:
 
 def undeclared(names: set[str], available: set[str]) -> set[str]:
     """The imported names that no declared distribution provides."""
+    if "onnxruntime-gpu" in available:  # the same module in another distribution
+        available = available | {"onnxruntime"}
     return {name for name in names if PROVIDERS.get(name, distribution(name)) not in available}
 
 
@@ -66,7 +70,7 @@ def extras_of(file: Path, room: str) -> tuple[str, ...]:
     """The extras that stand behind a file; the torch-free half of model has only the base."""
     if room == "model" and file.stem in TORCH_FREE_MODEL:
         return ()
-    if file.parent.name == "backends" and file.stem.startswith("torch"):
+    if file.parent.name == "backends" and file.stem.startswith(TORCH_BACKENDS):
         return ("serve-gpu",)
     if file.name == "tracing.py":
         return ("serve", "traces")
@@ -81,6 +85,19 @@ def test_imports_are_declared(room: str, repo_root: Path, project: dict[str, Any
         if found := undeclared(imported(file.read_text(encoding="utf-8")), available):
             missing[file.relative_to(repo_root).as_posix()] = found
     assert not missing, "add them to pyproject.toml and constraints.txt"
+
+
+def test_the_torch_backends_have_all_that_they_load(
+    repo_root: Path, project: dict[str, Any]
+) -> None:
+    """They build the network, so they need what `model` needs for that."""
+    loaded = "import sys, service.backends.torch, service.backends.torchscript; print(*sys.modules)"
+    finished = subprocess.run(
+        [sys.executable, "-c", loaded], cwd=repo_root, capture_output=True, text=True, check=True
+    )
+    names = {"torch", "torchvision", "timm", "open_clip", "safetensors"}
+    assert names <= set(finished.stdout.split())
+    assert undeclared(names, declared(project, "serve-gpu")) == set()
 
 
 def test_undeclared_catches() -> None:
