@@ -26,7 +26,7 @@ from service.backends.loaded_model import complete
 from service.backends.onnx_graphs import Graph, open_graphs, session_options
 
 LARGEST_BATCH = 8
-"""Unless the options say otherwise. On two cores the rate no longer grows from 4 on."""
+"""Unless the options say otherwise. A CPU is no faster with more: only images are shared."""
 
 _log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +18,23 @@ from model.bundle import WEIGHTS_FILE, Bundle, BundleError
 from model.deformable import DeformableConv2d
 from model.folding import fold_batch_norms
 from model.layers import Coordinates
-from model.probe import TOLERANCES, Probe
+from model.probe import EXPRESSIONS, TOLERANCES, Probe, draw_images
 from model.segvlm import SegVLM
-from service.backends.base import LoadedModel, LoadOptions, PendingLogits, Precision
-from service.backends.load_options import batch_sizes, device_choice, supported_precision
+from model.tokenizer import clip_tokenizer
+from service.backends.base import LoadedModel, LoadOptions, ModelSpec, PendingLogits, Precision
+from service.backends.load_options import (
+    DeviceKind,
+    batch_sizes,
+    device_choice,
+    supported_precision,
+)
 from service.backends.loaded_model import complete
 from service.backends.torch_compilation import CompiledStages
 from service.backends.torch_device import TorchDevice, find_device
 from service.backends.torch_graphs import GraphedStages
 from service.backends.torch_stages import StagedBackend, TensorStages
 
+_KINDS: tuple[DeviceKind, ...] = ("cpu", "cuda")
 LARGEST_BATCH = {"cpu": 8, "cuda": 32}
 """Unless the options say otherwise."""
 DTYPES: dict[Precision, torch.dtype] = {
@@ -91,31 +99,67 @@ def convert(model: nn.Module, dtype: torch.dtype) -> None:
 def load_torch(path: Path, options: LoadOptions) -> LoadedModel:
     """Load and verify the bundle at `path`, with the weights that it holds.
 
-    Sets for the whole process what torch may do for speed: threads on a CPU; on a GPU the search
-    for the fastest convolutions, and TF32.
-
     Raises BundleError that says what is wrong with the bundle, ValueError with the options.
     """
-    choice = device_choice("torch", options.device, ("cpu", "cuda"))
-    device = TorchDevice(find_device("torch", choice))
+    plan = _plan(options)
+    bundle = Bundle.load(path)
+    return complete(bundle, _backend(_read_network(bundle), bundle.probe(), plan))
+
+
+def load_network(model: SegVLM, options: LoadOptions) -> LoadedModel:
+    """The same of a network at hand, for measurements; it asks itself for its probe's answer.
+
+    Raises ValueError for options that do not fit.
+    """
+    plan, config = _plan(options), model.config
+    tokenizer, images = clip_tokenizer(), draw_images(config.image_size)
+    tokens = tokenizer.encode(EXPRESSIONS, config.word_length).tokens
+    with torch.inference_mode():
+        logits = model.eval()(torch.from_numpy(images), torch.from_numpy(tokens))
+    probe = Probe(images, tokens, logits.numpy())
+    spec = ModelSpec(config.preset, "0", config.image_size, config.word_length, threshold=0.5)
+    return LoadedModel(spec, _backend(model, probe, plan), tokenizer, probe)
+
+
+class _Plan(NamedTuple):
+    """`LoadOptions` after everything was chosen."""
+
+    device: TorchDevice
+    precision: Precision
+    batch_sizes: tuple[int, ...]
+    threads: int
+    compile: bool
+
+
+def _plan(options: LoadOptions) -> _Plan:
+    """Raises ValueError for options that this backend or this machine cannot follow."""
+    device = TorchDevice(find_device("torch", device_choice("torch", options.device, _KINDS)))
     kind, on_gpu = device.device.type, device.stream is not None
     automatic: Precision = _half_precision() if on_gpu else "fp32"
-    precision = supported_precision(f"torch-{kind}", options.precision, tuple(DTYPES), automatic)
-    sizes = batch_sizes(options, LARGEST_BATCH[kind], padded=on_gpu)
-    bundle = Bundle.load(path)
-    network = NetworkStages(_read_network(bundle), DTYPES[precision], device.device)
-    stages: TensorStages = network
-    if on_gpu:
-        stages = GraphedStages(CompiledStages(network) if options.compile else network)
-    elif options.threads:
-        torch.set_num_threads(options.threads)
+    return _Plan(
+        device,
+        supported_precision(f"torch-{kind}", options.precision, tuple(DTYPES), automatic),
+        batch_sizes(options, LARGEST_BATCH[kind], padded=on_gpu),
+        options.threads,
+        # On a CPU it takes minutes and gains a tenth.
+        options.compile and on_gpu,
+    )
+
+
+def _backend(model: SegVLM, probe: Probe, plan: _Plan) -> StagedBackend:
+    """Sets for the whole process what torch may do for speed."""
+    device, on_gpu = plan.device, plan.device.stream is not None
+    network = NetworkStages(model, DTYPES[plan.precision], device.device)
     device.settle()  # the weights were copied on another stream
-    backend = StagedBackend(f"torch-{kind}", precision, stages, device, sizes, padded=on_gpu)
-    loaded = complete(bundle, backend)
+    stages: TensorStages = CompiledStages(network) if plan.compile else network
     if on_gpu:
+        stages = GraphedStages(stages)
         torch.backends.cudnn.benchmark = True  # shapes repeat
-        choose_tf32(lambda: _difference(network, device, loaded.probe), precision)
-    return loaded
+        choose_tf32(lambda: _difference(network, device, probe), plan.precision)
+    elif plan.threads:
+        torch.set_num_threads(plan.threads)
+    name = f"torch-{device.device.type}"
+    return StagedBackend(name, plan.precision, stages, device, plan.batch_sizes, padded=on_gpu)
 
 
 def _half_precision() -> Precision:

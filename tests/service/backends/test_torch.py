@@ -18,7 +18,13 @@ from model.deformable import DeformableConv2d
 from model.layers import Coordinates
 from model.segvlm import SegVLM, build_segvlm
 from service.backends.base import LoadOptions
-from service.backends.torch import NetworkStages, choose_tf32, convert, load_torch
+from service.backends.torch import (
+    NetworkStages,
+    choose_tf32,
+    convert,
+    load_network,
+    load_torch,
+)
 from service.backends.torch_compilation import CompiledStages
 from tests.service.backends import tiny_graphs
 from tests.service.backends.conftest import SIDE, one_thread
@@ -116,6 +122,17 @@ def test_weights_that_are_none(weights_bundle: dict[str, Path], tmp_path: Path) 
     weights_bundle["model.safetensors"].write_bytes(b"no tensors")
     with pytest.raises(BundleError, match=r"not a readable safetensors file.*again"):
         load(weights_bundle, tmp_path / "bundle")
+
+
+def test_a_network_without_a_bundle(lively_model: SegVLM) -> None:
+    """For measurements: it answers its own question, which is the float32 network's answer."""
+    with one_thread():
+        loaded = load_network(lively_model, LoadOptions(device="cpu", max_batch_size=3))
+        backend, probe = loaded.backend, loaded.probe
+        features = backend.encode_image(probe.images), backend.encode_text(probe.tokens)
+        assert probe.difference(backend.decode(*features)()) < 1e-4
+    assert (loaded.spec.image_size, loaded.spec.word_length) == (SIDE, 17)
+    assert (backend.name, backend.precision, backend.batch_sizes) == ("torch-cpu", "fp32", (1, 3))
 
 
 def test_threads(weights_bundle: dict[str, Path], tmp_path: Path) -> None:
