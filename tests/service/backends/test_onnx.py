@@ -58,15 +58,12 @@ def test_int8_takes_the_graphs_of_that_name(
     make_bundle: MakeBundle, tiny_files: dict[str, Path], tmp_path: Path
 ) -> None:
     """The text encoder may have none; then its float32 graph stands in."""
-    cost = {"mean_iou_fp32": 0.5, "mean_iou": 0.5, "iou_loss": 0.0, "mask_iou": 1.0}
-    config = tiny_graphs.config()
-    config.precisions["int8"] = {**cost, "phrases": 10, "data": {}}
     other = tiny_graphs.mask_decoder(tmp_path / "other.onnx", scale=2.0)
     exchanged = {
         "image_encoder.int8.onnx": tiny_files["image_encoder.onnx"],
         "mask_decoder.int8.onnx": other,
     }
-    bundle = make_bundle(exchanged, config)
+    bundle = make_bundle(exchanged, tiny_graphs.config(precisions=("int8",)))
     whole = OnnxBackend(bundle, ON_CPU)
     small = OnnxBackend(bundle, LoadOptions(device="cpu", threads=1, precision="int8"))
     assert (whole.precision, small.precision) == ("fp32", "int8")

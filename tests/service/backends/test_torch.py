@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from service.backends.torch import (
 )
 from service.backends.torch_compilation import CompiledStages
 from tests.service.backends import tiny_graphs
-from tests.service.backends.conftest import SIDE, one_thread
+from tests.service.backends.conftest import SIDE
 
 CPU = torch.device("cpu")
 HALF = [torch.bfloat16, torch.float16]
@@ -126,20 +127,32 @@ def test_weights_that_are_none(weights_bundle: dict[str, Path], tmp_path: Path) 
 
 def test_a_network_without_a_bundle(lively_model: SegVLM) -> None:
     """For measurements: it answers its own question, which is the float32 network's answer."""
-    with one_thread():
-        loaded = load_network(lively_model, LoadOptions(device="cpu", max_batch_size=3))
-        backend, probe = loaded.backend, loaded.probe
-        features = backend.encode_image(probe.images), backend.encode_text(probe.tokens)
-        assert probe.difference(backend.decode(*features)()) < 1e-4
+    loaded = load_network(lively_model, LoadOptions(device="cpu", max_batch_size=3))
+    backend, probe = loaded.backend, loaded.probe
+    features = backend.encode_image(probe.images), backend.encode_text(probe.tokens)
+    assert probe.difference(backend.decode(*features)()) < 1e-4
     assert (loaded.spec.image_size, loaded.spec.word_length) == (SIDE, 17)
     assert (backend.name, backend.precision, backend.batch_sizes) == ("torch-cpu", "fp32", (1, 3))
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.01), ("bf16", 0.06)])
+def test_half_precisions_on_the_cpu(
+    lively_model: SegVLM, precision: Literal["fp16", "bf16"], tolerance: float
+) -> None:
+    loaded = load_network(lively_model, LoadOptions(device="cpu", precision=precision))
+    backend, probe = loaded.backend, loaded.probe
+    features = backend.encode_image(probe.images), backend.encode_text(probe.tokens)
+    logits = backend.decode(*features)()
+    assert probe.difference(logits) <= tolerance
+    assert all(
+        t.dtype != torch.float32 for row in (*features[0], *features[1]) for t in row.tensors
+    )
+
+
 def test_threads(weights_bundle: dict[str, Path], tmp_path: Path) -> None:
-    with one_thread():
-        torch.set_num_threads(2)
-        load(weights_bundle, tmp_path / "bundle")
-        assert torch.get_num_threads() == 1
+    torch.set_num_threads(2)
+    load(weights_bundle, tmp_path / "bundle")
+    assert torch.get_num_threads() == 1
 
 
 @pytest.fixture

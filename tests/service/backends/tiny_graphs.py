@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,13 @@ def probe(image_size: int = SIZE, word_length: int = LENGTH) -> Probe:
     )
 
 
-def config(image_size: int = SIZE, word_length: int = LENGTH, preset: str = "none") -> BundleConfig:
+def config(
+    image_size: int = SIZE,
+    word_length: int = LENGTH,
+    preset: str = "none",
+    precisions: Sequence[str] = (),
+) -> BundleConfig:
+    cost = {"mean_iou_fp32": 0.5, "mean_iou": 0.5, "iou_loss": 0.0, "mask_iou": 1.0}
     return BundleConfig(
         name="tiny",
         version="7",
@@ -150,6 +157,7 @@ def config(image_size: int = SIZE, word_length: int = LENGTH, preset: str = "non
         training={},
         scores={},
         parity={},
+        precisions={name: {**cost, "phrases": 10, "data": {}} for name in precisions},
     )
 
 
