@@ -135,7 +135,10 @@ def _plan(options: LoadOptions) -> _Plan:
     """Raises ValueError for options that this backend or this machine cannot follow."""
     device = TorchDevice(find_device("torch", device_choice("torch", options.device, _KINDS)))
     kind, on_gpu = device.device.type, device.stream is not None
-    automatic: Precision = _half_precision() if on_gpu else "fp32"
+    automatic: Precision = "fp32"
+    if on_gpu:  # bfloat16 came with Ampere
+        ampere = torch.cuda.get_device_capability(device.device) >= (8, 0)
+        automatic = "bf16" if ampere else "fp16"
     return _Plan(
         device,
         supported_precision(f"torch-{kind}", options.precision, tuple(DTYPES), automatic),
@@ -149,6 +152,8 @@ def _plan(options: LoadOptions) -> _Plan:
 def _backend(model: SegVLM, probe: Probe, plan: _Plan) -> StagedBackend:
     """Sets for the whole process what torch may do for speed."""
     device, on_gpu = plan.device, plan.device.stream is not None
+    if plan.threads and not on_gpu:
+        torch.set_num_threads(plan.threads)
     network = NetworkStages(model, DTYPES[plan.precision], device.device)
     device.settle()  # the weights were copied on another stream
     stages: TensorStages = CompiledStages(network) if plan.compile else network
@@ -156,15 +161,8 @@ def _backend(model: SegVLM, probe: Probe, plan: _Plan) -> StagedBackend:
         stages = GraphedStages(stages)
         torch.backends.cudnn.benchmark = True  # shapes repeat
         choose_tf32(lambda: _difference(network, device, probe), plan.precision)
-    elif plan.threads:
-        torch.set_num_threads(plan.threads)
     name = f"torch-{device.device.type}"
     return StagedBackend(name, plan.precision, stages, device, plan.batch_sizes, padded=on_gpu)
-
-
-def _half_precision() -> Precision:
-    """What the GPU multiplies fast; bfloat16 came with Ampere."""
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def choose_tf32(difference: Callable[[], float], precision: Precision) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -64,7 +65,8 @@ class TorchDevice:
         return guarded(lambda: self._queue(function), self.answers)
 
     def _queue(self, function: Callable[[], Result]) -> Result:
-        with torch.inference_mode(), torch.cuda.stream(self.stream):  # None: no stream is changed
+        ours = nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+        with torch.inference_mode(), ours:
             return function()
 
     def settle(self) -> None:

@@ -222,6 +222,29 @@ def test_one_compilation_serves_all_larger_batches() -> None:
     assert len(compiled) == 2  # for one row, and for any larger number
 
 
+@pytest.mark.slow
+def test_the_network_is_compiled_whole(lively_model: SegVLM) -> None:
+    """No part of a stage stays in Python, and no batch size is a part of a graph."""
+    torch._dynamo.reset()
+    compiled: list[object] = []
+
+    def compiler(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        compiled.append(inputs)
+        return graph.forward
+
+    network = NetworkStages(lively_model, torch.float32, CPU)
+    stages = CompiledStages(network, compiler)
+    rng = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        for rows in (1, 2, 3):
+            image = torch.randint(0, 256, (rows, SIDE, SIDE, 3), generator=rng).to(torch.uint8)
+            tokens = torch.randint(1, 49406, (rows, 17), generator=rng)
+            features = *stages.encode_image(image), *stages.encode_text(tokens)
+            expected = network.decode(*network.encode_image(image), *network.encode_text(tokens))
+            torch.testing.assert_close(stages.decode(*features), expected, rtol=1e-4, atol=1e-4)
+    assert len(compiled) == 3 * 2  # each stage for one row, and for any larger number
+
+
 def test_what_cannot_be_compiled_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     def broken(*_: object) -> None:
         raise ValueError("no compiler here")
