@@ -85,9 +85,10 @@ def smooth(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize(
     ("size", "left"),
     [
-        ((1280, 960), (640, 480)),  # exactly twice what is needed stays
-        ((1279, 960), (1279, 960)),  # a pixel less: its half would be too small
-        ((5000, 1000), (1250, 250)),
+        ((640, 480), (320, 240)),  # exactly what is needed stays
+        ((639, 480), (639, 480)),  # a pixel less: its half would be too small
+        ((1281, 100), (321, 25)),
+        ((5000, 1000), (625, 125)),
         ((700, 6000), (88, 750)),
         ((300, 200), (300, 200)),
     ],
@@ -113,7 +114,7 @@ def test_scaled_photo_is_upright_and_tells_its_whole_size(orientation: int) -> N
     data = encode(smooth(1300, 700), "JPEG", quality=90, exif=exif)
     whole, scaled = decode_photo(data, MAX_PIXELS), decode_photo(data, MAX_PIXELS, least=100)
     assert (scaled.height, scaled.width) == (whole.height, whole.width) == whole.picture.size[::-1]
-    assert max(scaled.picture.size) == 325
+    assert max(scaled.picture.size) == 163  # an eighth
     small = [np.asarray(p.picture.resize((20, 20)), dtype=int) for p in (whole, scaled)]
     assert np.abs(small[0] - small[1]).mean() < 2
 
