@@ -14,7 +14,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from model import checkpoint
 from model.bundle import BundleError, write_bundle
-from model.config import preset_config
+from model.config import CLIP_MEAN, CLIP_STD, preset_config
 from model.deformable import DeformableConv2d
 from model.layers import Coordinates
 from model.segvlm import SegVLM, build_segvlm
@@ -72,10 +72,11 @@ def test_what_counts_pixels_stays_in_float32(lively_model: SegVLM, dtype: torch.
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_pixels_are_normalised_in_float32(
-    lively_model: SegVLM, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neighbouring values of bright pixels differ by less than half precision tells."""
-    stages = NetworkStages(lively_model, dtype, CPU)
+    """CLIP's mean has no exact half; the difference to it would be off by half a pixel value."""
+    config = preset_config("segvlm-lite", image_size=SIDE, mean=CLIP_MEAN, std=CLIP_STD)
+    stages = NetworkStages(build_segvlm(config).eval(), dtype, CPU)
     seen: list[Tensor] = []
 
     class Watch(nn.Module):
@@ -87,13 +88,13 @@ def test_pixels_are_normalised_in_float32(
     image = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
     with pytest.raises(InterruptedError):
         stages.encode_image(image)
-    config = lively_model.config
-    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (config.mean, config.std))
-    exact = (image.permute(0, 3, 1, 2) / 255 - mean) / std
+    mean, std = (255 * torch.tensor(value).view(1, 3, 1, 1) for value in (CLIP_MEAN, CLIP_STD))
+    exact = (image.permute(0, 3, 1, 2) - mean) / std
     assert seen[0].dtype == dtype
-    assert torch.equal(seen[0], exact.to(dtype)) or (
-        (seen[0].float() - exact).abs().max() <= exact.abs().max() * torch.finfo(dtype).eps / 2
-    )
+    # Nothing but the last step, the conversion itself, rounds.
+    rounding = exact.abs().max() * torch.finfo(dtype).eps / 2
+    assert (seen[0].float() - exact).abs().max() <= rounding
+    assert (seen[0] == exact.to(dtype)).float().mean() > 0.98
 
 
 def test_the_model_that_was_given_stays_as_it_is(lively_model: SegVLM) -> None:
