@@ -29,7 +29,9 @@ from service.backends.base import LoadedModel, LoadOptions
 from service.backends.fake import load_fake
 from service.backends.onnx_gpu import load_bound
 from service.backends.torch_device import TorchDevice
+from service.backends.torch_graphs import GraphedStages
 from tests.service.backends import tiny_graphs
+from tests.service.backends.simulated_cuda import CopyingDevice, simulate_cuda_graphs
 
 SIDE = 64
 LARGEST = 8
@@ -104,6 +106,17 @@ def _load_padded(request: pytest.FixtureRequest) -> LoadedModel:
     return model
 
 
+def _load_graphed(request: pytest.FixtureRequest) -> LoadedModel:
+    """PyTorch on the CPU with simulated CUDA graphs."""
+    patch = pytest.MonkeyPatch()
+    request.addfinalizer(patch.undo)
+    simulate_cuda_graphs(patch)
+    model = _load_padded(request)
+    model.backend._stages = GraphedStages(model.backend._stages)
+    model.backend._device = CopyingDevice(torch.device("cpu"))
+    return model
+
+
 CASES: dict[str, Case] = {
     "fake": Case(_load_fake, lively=False),
     "onnx-cpu": Case(_load("onnx", device="cpu")),
@@ -112,6 +125,7 @@ CASES: dict[str, Case] = {
     "onnx-bound-fp16": Case(_load_bound("fp16"), FP16),
     "torch-cpu": Case(_load("torch", device="cpu")),
     "torch-padded": Case(_load_padded),
+    "torch-graphed": Case(_load_graphed),
     "torch-cpu-bf16": Case(_load("torch", device="cpu", precision="bf16"), BF16),
     "torchscript-cpu": Case(_load("torchscript", device="cpu")),
 }
