@@ -23,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.bundle import DEFAULT_BUNDLE
+from service.backends.base import LoadOptions
 from service.backends.onnx import load_onnx
 
 _WARM_UP = 10
@@ -30,7 +31,7 @@ _WARM_UP = 10
 
 def measure(bundle: Path, threads: int, runs: int) -> dict[str, Any]:
     """Milliseconds of each stage: median, p99 and minimum over `runs` runs in turn."""
-    model = load_onnx(bundle, threads)
+    model = load_onnx(bundle, LoadOptions(device="cpu", threads=threads))
     backend, spec = model.backend, model.spec
     size = spec.image_size
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
@@ -39,7 +40,7 @@ def measure(bundle: Path, threads: int, runs: int) -> dict[str, Any]:
     stages: dict[str, Callable[[], Any]] = {
         "image": lambda: backend.encode_image(image),
         "text": lambda: backend.encode_text(tokens),
-        "decode": lambda: backend.decode(*pyramid, *text),
+        "decode": lambda: backend.decode(pyramid, text)(),
     }
     samples: dict[str, list[float]] = {name: [] for name in (*stages, "whole")}
     for run in range(runs + _WARM_UP):
