@@ -59,11 +59,12 @@ class Tolerance(NamedTuple):
 
 
 # Measured from eager: 2e-6 in float32, 0.021 in bfloat16, 0.0026 in float16, 0.0012 by ONNX
-# Runtime's float16; 0.0015 with factors rounded to TF32 on a CPU.
+# Runtime's float16, 0.21 in int8; 0.0015 with factors rounded to TF32 on a CPU.
 EXACT = Tolerance(1e-4, 2e-5)
 TF32 = Tolerance(0.01, 0.005)
 BF16 = Tolerance(0.06, 0.03)
 FP16 = Tolerance(0.01, 0.005)
+INT8 = Tolerance(0.4, 2e-5)
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ CASES: dict[str, Case] = {
     "fake": Case(_load_fake, lively=False),
     "onnx-cpu": Case(_load("onnx", device="cpu")),
     "onnx-default": Case(_load("onnx", "default_bundle", device="cpu"), lively=False),
+    "onnx-cpu-int8": Case(_load("onnx", device="cpu", precision="int8"), INT8),
     "onnx-bound": Case(_load_bound("fp32")),
     "onnx-bound-fp16": Case(_load_bound("fp16"), FP16),
     "torch-cpu": Case(_load("torch", device="cpu")),
@@ -144,6 +146,12 @@ GPU_CASES: dict[str, Case] = {
 }
 
 
+def noise(count: int, side: int = SIDE) -> NDArray[np.uint8]:
+    """Images (count, side, side, 3) of random pixels."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
 @dataclass
 class Subject:
     """A loaded model with eight questions."""
@@ -153,9 +161,7 @@ class Subject:
 
     @cached_property
     def images(self) -> NDArray[np.uint8]:
-        side = self.model.spec.image_size
-        rng = np.random.default_rng(0)
-        return rng.integers(0, 256, (LARGEST, side, side, 3), dtype=np.uint8)
+        return noise(LARGEST, self.model.spec.image_size)
 
     @cached_property
     def tokens(self) -> NDArray[np.int64]:
@@ -230,6 +236,7 @@ def exported_bundle(lively_model: SegVLM, tmp_path_factory: pytest.TempPathFacto
     """`lively_model` as every kind of file that `training.export` makes, without its proofs."""
     from training.exporting.half_precision import export_half_precision
     from training.exporting.onnx_files import export_graphs
+    from training.exporting.quantisation import export_int8
     from training.exporting.torchscript import export_torchscript
 
     parts = tmp_path_factory.mktemp("parts")
@@ -238,11 +245,12 @@ def exported_bundle(lively_model: SegVLM, tmp_path_factory: pytest.TempPathFacto
     with one_thread():
         export_graphs(lively_model, parts)
         export_half_precision(parts)
+        export_int8(parts, [(image, tokens) for image in (*images, *noise(2))])
         export_torchscript(lively_model, parts)
         Probe(images, tokens, eager(lively_model, images, tokens)).save(parts / "probe.npz")
     checkpoint.save(lively_model, parts / "model.safetensors")
     tokenizer.save(parts / "tokenizer.json")
-    config = tiny_graphs.config(SIDE, 17, "segvlm-lite", precisions=("fp16",))
+    config = tiny_graphs.config(SIDE, 17, "segvlm-lite", precisions=("fp16", "int8"))
     path = tmp_path_factory.mktemp("exported") / "lively"
     write_bundle(path, config, {part.name: part for part in parts.iterdir()})
     return path
