@@ -111,10 +111,10 @@ class Visitor:
 
 async def visit(url: str, pid: int, options: argparse.Namespace) -> dict[str, Any]:
     """The whole time; memory as (minutes, MiB) and outcomes."""
-    start = time.monotonic()
-    until = start + 60 * options.minutes
     outcomes: Counter[str] = Counter()
     crowd = Crowd(options.seed)
+    start = time.monotonic()
+    until = start + 60 * options.minutes
     visitors = [
         asyncio.ensure_future(
             Visitor(url, crowd, outcomes, random.Random(options.seed + place)).stay(until)
