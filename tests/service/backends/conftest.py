@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,6 +30,7 @@ from service.backends.fake import load_fake
 from service.backends.onnx_gpu import load_bound
 from service.backends.torch_device import TorchDevice
 from service.backends.torch_graphs import GraphedStages
+from service.backends.torch_stages import StagedBackend
 from tests.service.backends import tiny_graphs
 from tests.service.backends.simulated_cuda import CopyingDevice, simulate_cuda_graphs
 
@@ -99,23 +100,17 @@ def _load_bound(precision: Literal["fp32", "fp16"]) -> Loader:
     return load
 
 
-def _load_padded(request: pytest.FixtureRequest) -> LoadedModel:
-    """PyTorch on the CPU with the batch sizes of a GPU."""
-    model = _load("torch")(request)
-    model.backend.batch_sizes = (1, 2, 3, 4, 6, 8)
-    model.backend._padded = True
-    return model
-
-
 def _load_graphed(request: pytest.FixtureRequest) -> LoadedModel:
-    """PyTorch on the CPU with simulated CUDA graphs."""
+    """PyTorch on the CPU with the batch sizes of a GPU and simulated CUDA graphs."""
     patch = pytest.MonkeyPatch()
     request.addfinalizer(patch.undo)
     simulate_cuda_graphs(patch)
-    model = _load_padded(request)
-    model.backend._stages = GraphedStages(model.backend._stages)
-    model.backend._device = CopyingDevice(torch.device("cpu"))
-    return model
+    model = _load("torch", device="cpu")(request)
+    stages = GraphedStages(model.backend._stages)
+    sizes = (1, 2, 3, 4, 6, LARGEST)
+    device = CopyingDevice(torch.device("cpu"))
+    backend = StagedBackend("torch-cpu", "fp32", stages, device, sizes, padded=True)
+    return replace(model, backend=backend)
 
 
 CASES: dict[str, Case] = {
@@ -126,7 +121,6 @@ CASES: dict[str, Case] = {
     "onnx-bound": Case(_load_bound("fp32")),
     "onnx-bound-fp16": Case(_load_bound("fp16"), FP16),
     "torch-cpu": Case(_load("torch", device="cpu")),
-    "torch-padded": Case(_load_padded),
     "torch-graphed": Case(_load_graphed),
     "torch-cpu-bf16": Case(_load("torch", device="cpu", precision="bf16"), BF16),
     "torchscript-cpu": Case(_load("torchscript", device="cpu")),
