@@ -98,22 +98,18 @@ def load_fake(
     supported_precision("fake", options.precision, ("fp32",), "fp32")
     backend = FakeBackend(batch_sizes(options, 8, padded=False))
     spec = ModelSpec("fake", "1", image_size, word_length, threshold=0.5)
-    tokenizer = FakeTokenizer()
-    return LoadedModel(
-        spec, backend, tokenizer, _probe(backend, tokenizer, image_size, word_length)
-    )
+    return LoadedModel(spec, backend, FakeTokenizer(), _probe(image_size, word_length))
 
 
-def _probe(
-    backend: FakeBackend, tokenizer: FakeTokenizer, image_size: int, word_length: int
-) -> Probe:
-    """Two colours side by side, and a question by colour and one by other words."""
+def _probe(image_size: int, word_length: int) -> Probe:
+    """Two colours side by side, asked for by colour and by other words."""
     images = np.zeros((2, image_size, image_size, 3), dtype=np.uint8)
     images[:, :, : image_size // 2] = COLOURS["red"]
     images[:, :, image_size // 2 :] = COLOURS["blue"]
-    tokens = tokenizer.encode(["the red one", "the dog"], word_length).tokens
-    features = backend.encode_image(images), backend.encode_text(tokens)
-    return Probe(images, tokens, backend.decode(*features)())
+    tokens = FakeTokenizer().encode(["the red one", "the dog"], word_length).tokens
+    colours = _block_means(images.astype(np.float32), _STRIDE)
+    logits = [_logits(image, _state(row)) for image, row in zip(colours, tokens, strict=True)]
+    return Probe(images, tokens, np.stack(logits))
 
 
 def _token(word: str) -> int:
