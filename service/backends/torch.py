@@ -50,7 +50,7 @@ class NetworkStages:
     def __init__(self, model: SegVLM, dtype: torch.dtype, device: torch.device) -> None:
         """Takes `model` over, in evaluation mode."""
         model = fold_batch_norms(model)
-        # Pixels are normalised in float32: bfloat16 has not one value for each of 256.
+        # Pixels are normalised in float32: the difference to the mean has more bits than bfloat16.
         self._mean, self._std = model.mean.to(device), model.std.to(device)
         convert(model, dtype)
         self._model = model.to(device).to(memory_format=torch.channels_last)
