@@ -97,7 +97,7 @@ def _serve(options: argparse.Namespace) -> int:
     server = Server(settings, engine)
     server.run()
     if engine.fault is not None:
-        print(f"error: the model stopped: {engine.fault}", file=sys.stderr, flush=True)
+        print(f"error: the model has stopped: {engine.fault}", file=sys.stderr, flush=True)
         # Not by returning: the interpreter would wait for a thread that hangs in the device.
         os._exit(server.exit_code)
     return server.exit_code
@@ -135,7 +135,7 @@ async def _answer_once(settings: Settings, task: SegmentTask, kind: AnswerKind) 
     try:
         return await pipeline.segment(task, kind)
     except EngineStopped as error:
-        raise ValueError(f"the model stopped: {engine.fault}") from error
+        raise EngineStopped(engine.fault) from error
     finally:
         engine.stop(settings.shutdown_timeout)
         pipeline.close()

@@ -231,12 +231,10 @@ class EngineStopped(_Overloaded):
 
     reason, title = "engine_stopped", "The model is not running"
 
-    def __init__(self, retry_after: float = 10.0) -> None:
-        super().__init__(
-            "the model's worker has stopped; the operator must restart the service (its log says "
-            "why)",
-            retry_after,
-        )
+    def __init__(self, fault: str | None = None) -> None:
+        """`fault`: why, for whoever may know; a stranger on the network may not."""
+        reason = fault or "the operator must restart the service (its log says why)"
+        super().__init__(f"the model has stopped: {reason}", retry_after=10.0)
 
 
 class DeadlineExceeded(ServerError):
