@@ -43,8 +43,20 @@ ALLOWED = {
 # The files of service/backends/ that a service without torch never loads, by how they begin.
 TORCH_BACKENDS = ("torch", "onnx_gpu")
 ALLOWED_TORCH_BACKENDS = ("service", "model")
-STDLIB_ONLY = frozenset({"service/batcher.py", "service/batch_policy.py"})
-STDLIB_ONLY_SIBLINGS = ("service.batcher", "service.batch_policy")
+STDLIB_ONLY = frozenset(
+    f"service/{name}.py"
+    for name in (
+        "batch_costs",
+        "batch_policy",
+        "batch_queue",
+        "batcher",
+        "device",
+        "flight",
+        "submission",
+        "watchdog",
+    )
+)
+STDLIB_ONLY_SIBLINGS = tuple(f"service.{PurePosixPath(path).stem}" for path in STDLIB_ONLY)
 CATCH_ALL = frozenset({"util", "utils", "misc", "common", "helper", "helpers"})
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
