@@ -28,10 +28,25 @@ def fold_batch_norms(model: SegVLM) -> SegVLM:
 
     It answers the same to rounding, and has other parameters: no checkpoint fits it.
     """
+    return fold_module(model, *_small_inputs(model))
+
+
+def foldable_pairs(model: SegVLM) -> list[tuple[str, str]]:
+    """The names of each layer and the batch norm that `fold_batch_norms` folds into it."""
+    names = {part: name for name, part in model.named_modules()}
+    was_training = model.training
+    try:
+        pairs = _pairs(model.eval(), _small_inputs(model))
+    finally:
+        model.train(was_training)
+    return [(names[layer], names[norm]) for layer, norm in pairs]
+
+
+def _small_inputs(model: SegVLM) -> tuple[Tensor, Tensor]:
     device = model.mean.device
     image = torch.zeros(1, 64, 64, 3, dtype=torch.uint8, device=device)
     tokens = torch.ones(1, model.config.word_length, dtype=torch.int64, device=device)
-    return fold_module(model, image, tokens)
+    return image, tokens
 
 
 def fold_module(module: Module, *inputs: Tensor) -> Module:

@@ -6,6 +6,7 @@ import copy
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,27 @@ import pytest
 import torch
 from torch import nn
 
-from model.bundle import Bundle, BundleConfig
+from model.bundle import REQUIRED_FILES, TORCHSCRIPT_FILES, WEIGHTS_FILE, Bundle, BundleConfig
+from model.checkpoint import load
 from model.config import PRESETS, preset_config
 from model.deformable import DeformableConv2d
 from model.image_encoder import ClipResNet
 from model.segvlm import SegVLM, build_segvlm
 from model.tokenizer import clip_tokenizer
 from training import export
-from training.export import ExportError, export_bundle, non_standard_operators
-from training.parity import Graphs, compare, complaints, random_requests, split_requests
+from training.export import Artifacts, Description, ExportError, export_bundle
+from training.exporting.onnx_files import export_graphs, non_standard_operators
+from training.exporting.torchscript import export_torchscript
+from training.onnx_graphs import OnnxGraphs
+from training.parity import (
+    answer,
+    compare,
+    complaints,
+    random_requests,
+    split_requests,
+    trials_of,
+)
+from training.torch_graphs import TorchGraphs
 
 GRAPHS = ("image_encoder", "text_encoder", "mask_decoder")
 PHRASES = [
@@ -51,15 +64,15 @@ def lively(preset: str, **overrides: Any) -> SegVLM:
     return model
 
 
-def write(model: SegVLM, out: Path, **changes: Any) -> BundleConfig:
-    settings: dict[str, Any] = {
-        "name": "test-model",
-        "version": "1",
-        "threshold": 0.35,
-        "training": {"data": "none"},
-        "scores": {"miou": 0.5},
-    }
-    return export_bundle(model, clip_tokenizer(), out, **settings | changes)
+ONNX_ONLY = Artifacts(torchscript=False, safetensors=False)
+DESCRIPTION = Description("test-model", "1", 0.35, {"data": "none"}, {"miou": 0.5})
+
+
+def write(
+    model: SegVLM, out: Path, version: str = "1", artifacts: Artifacts = ONNX_ONLY, **options: Any
+) -> BundleConfig:
+    description = replace(DESCRIPTION, version=version)
+    return export_bundle(model, clip_tokenizer(), out, description, artifacts, **options)
 
 
 def real_inputs(model: SegVLM) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +91,7 @@ def model() -> SegVLM:
 @pytest.fixture(scope="module")
 def bundle(model: SegVLM, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("export") / "bundle"
-    write(model, out, real_inputs=real_inputs(model))
+    write(model, out, artifacts=Artifacts(), real_inputs=real_inputs(model))
     return Bundle.load(out)
 
 
@@ -99,14 +112,27 @@ def test_the_bundle_says_what_it_is(bundle: Bundle, model: SegVLM) -> None:
     assert (config.preset, config.image_size, config.word_length) == ("segvlm-lite", 64, 17)
     assert (config.mean, config.std) == (model.config.mean, model.config.std)
     assert (config.training, config.scores) == ({"data": "none"}, {"miou": 0.5})
-    assert set(config.files) == {"tokenizer.json", *(f"{name}.onnx" for name in GRAPHS)}
+    assert set(config.files) == {*REQUIRED_FILES, *TORCHSCRIPT_FILES, WEIGHTS_FILE}
+    assert config.precisions == {}
     assert config.parity["onnxruntime"] == onnxruntime.__version__
-    for kind, pairs in (("random", 1 + 2 + 6), ("real", 5 + 6)):
-        measured = config.parity[kind]
-        assert measured["pairs"] == pairs
-        assert 0 < measured["logits"] <= 1e-3
-        assert measured["pad_mask"] == 0
-        assert measured["mask_iou"] >= 0.999
+    for artifact in (config.parity, config.parity["torchscript"], config.parity["safetensors"]):
+        for kind, pairs in (("random", 1 + 2 + 6), ("real", 5 + 6)):
+            measured = artifact[kind]
+            assert measured["pairs"] == pairs
+            assert measured["logits"] <= 1e-3
+            assert measured["pad_mask"] == 0
+            assert measured["mask_iou"] >= 0.999
+        assert artifact["probe"] <= 1e-3
+    assert config.parity["random"]["logits"] > 0
+    assert config.parity["safetensors"]["random"]["logits"] == 0
+
+
+def test_the_probe_is_answered_by_the_network(bundle: Bundle, model: SegVLM) -> None:
+    probe = bundle.probe()
+    eager = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        logits = eager(torch.from_numpy(probe.images), torch.from_numpy(probe.tokens)).numpy()
+    assert np.array_equal(probe.logits, logits)
 
 
 def test_exporting_leaves_the_model_in_training(bundle: Bundle, model: SegVLM) -> None:
@@ -155,9 +181,91 @@ def test_the_bundle_answers_like_the_model_from_its_own_tokenizer(
     with torch.no_grad():
         expected = eager(torch.from_numpy(images), torch.from_numpy(tokens)).numpy()
     requests = list(split_requests(images, tokens))
-    graphs = Graphs(bundle.path)
-    answered = np.concatenate([graphs.answer(request)["logits"] for request in requests[:-1]])
+    graphs = OnnxGraphs(bundle.graphs(), threads=1)
+    answered = np.concatenate([answer(graphs, request)["logits"] for request in requests[:-1]])
     assert np.abs(answered - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+# -- TorchScript and the checkpoint -------------------------------------------------------------
+
+
+def constants_of(module: torch.jit.ScriptModule) -> list[tuple[Any, set[str]]]:
+    """Every constant in the module's graph, blocks and calls included, with what reads it."""
+    graph = module.inlined_graph  # nodes are gone with it
+    blocks, found = [graph], []
+    while blocks:
+        for node in blocks.pop().nodes():
+            blocks += node.blocks()
+            if node.kind() == "prim::Constant":
+                readers = {use.user.kind() for use in node.output().uses()}
+                found.append((node.output().toIValue(), readers))
+    return found
+
+
+@pytest.mark.parametrize("name", TORCHSCRIPT_FILES)
+def test_torchscript_is_bound_to_no_device(bundle: Bundle, name: str) -> None:
+    """A constant device would send work to the CPU on a GPU; sizes as tensors would wait for it."""
+    loaded = torch.jit.load(bundle.file(name))
+    for module in (loaded, torch.jit.freeze(loaded.eval())):
+        constants = constants_of(module)
+        assert constants
+        assert not [value for value, _ in constants if isinstance(value, torch.device)]
+    # Not frozen, the weights are attributes, which move; what else is a tensor is a plain factor.
+    for value, readers in constants_of(loaded):
+        if isinstance(value, torch.Tensor):
+            assert value.dim() == 0 and readers <= {"aten::mul", "aten::sub"}
+
+
+def test_a_constant_device_would_be_seen() -> None:
+    bound = torch.jit.trace(lambda x: x + torch.zeros(2, device=x.device), torch.ones(2))
+    assert [value for value, _ in constants_of(bound) if isinstance(value, torch.device)]
+
+
+def test_torchscript_stages_hold_their_own_weights_alone(bundle: Bundle) -> None:
+    onnx_bytes, script_bytes = (
+        [bundle.file(name).stat().st_size for name in names]
+        for names in ([f"{name}.onnx" for name in GRAPHS], TORCHSCRIPT_FILES)
+    )
+    for ours, theirs in zip(script_bytes, onnx_bytes, strict=True):
+        assert ours < 1.2 * theirs + 200_000
+
+
+@pytest.mark.gpu
+def test_torchscript_runs_where_it_is_loaded(bundle: Bundle, model: SegVLM) -> None:
+    images, tokens = (torch.from_numpy(value) for value in real_inputs(model))
+    image, text, mask = (
+        torch.jit.load(bundle.file(name), map_location="cuda") for name in TORCHSCRIPT_FILES
+    )
+    with torch.no_grad():
+        expected = copy.deepcopy(model).eval()(images, tokens)
+        answer = mask(*image(images.cuda()), *text(tokens.cuda())).cpu()
+    assert (answer - expected).abs().max() <= 1e-2 * expected.abs().max()  # TF32
+
+
+def test_the_checkpoint_is_the_network(bundle: Bundle, model: SegVLM) -> None:
+    loaded = load(bundle.file(WEIGHTS_FILE))
+    assert loaded.config == model.config
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+@pytest.mark.usefixtures("reuse")
+def test_torchscript_that_differs_is_not_written(
+    model: SegVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_another(_: SegVLM, directory: Path) -> None:
+        other = copy.deepcopy(model).eval()
+        with torch.no_grad():
+            other.projector.mix.bias.add_(0.5)
+        export_torchscript(other, directory)
+
+    monkeypatch.setattr(export, "export_torchscript", of_another)
+    with pytest.raises(ExportError, match="TorchScript differs from the network on random input"):
+        write(model, tmp_path / "bundle", artifacts=replace(ONNX_ONLY, torchscript=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- what is refused ----------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("reuse")
@@ -258,9 +366,11 @@ def test_requests_cover_every_pair_once_and_mix(count: int) -> None:
 
 def export_and_compare(model: SegVLM, directory: Path) -> dict[str, float]:
     model.eval()
-    export.export_graphs(model, directory)
+    export_graphs(model, directory)
     requests = random_requests(model.config.image_size, model.config.word_length)
-    return compare(model, Graphs(directory), requests, threshold=0.35)
+    trials = trials_of(TorchGraphs.of_network(model), requests)
+    graphs = OnnxGraphs([directory / f"{name}.onnx" for name in GRAPHS])
+    return compare(trials, graphs, threshold=0.35)
 
 
 def test_clip_encoders_export(tmp_path: Path) -> None:
