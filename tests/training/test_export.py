@@ -26,6 +26,7 @@ from model.segvlm import SegVLM, build_segvlm
 from model.tokenizer import clip_tokenizer
 from training import export
 from training.export import Artifacts, Description, ExportError, export_bundle
+from training.exporting.half_precision import export_half_precision, positional_nodes
 from training.exporting.onnx_files import export_graphs, non_standard_operators
 from training.exporting.torchscript import export_torchscript
 from training.onnx_graphs import OnnxGraphs
@@ -184,6 +185,23 @@ def test_the_bundle_answers_like_the_model_from_its_own_tokenizer(
     graphs = OnnxGraphs(bundle.graphs(), threads=1)
     answered = np.concatenate([answer(graphs, request)["logits"] for request in requests[:-1]])
     assert np.abs(answered - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+def test_where_to_sample_stays_in_float32_in_float16_graphs(bundle: Bundle, tmp_path: Path) -> None:
+    """Nothing is rounded from the convolution that makes the offsets to the one that uses them."""
+    for path in bundle.graphs():
+        shutil.copy(path, tmp_path)
+    export_half_precision(tmp_path)
+    graph = onnx.load(tmp_path / "mask_decoder.fp16.onnx").graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    nodes = positional_nodes(graph)
+    assert {node.op_type for node in nodes} - {"Cast"} == {"DeformConv", "Where", "IsNaN", "Conv"}
+    for node in nodes:
+        constants = [types[name] for name in node.input if name in types]
+        if node.op_type == "Cast":
+            assert constants  # the zero of Where, which others read as float16
+        elif node.op_type in ("DeformConv", "Conv"):
+            assert constants == [onnx.TensorProto.FLOAT] * 2
 
 
 # -- TorchScript and the checkpoint -------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
-from torch import nn
 
 from model.bundle import GRAPH_FILES, STAGES, Bundle
-from model.config import preset_config
-from model.deformable import DeformableConv2d
 from model.probe import TOLERANCES
-from model.segvlm import SegVLM, build_segvlm
+from model.segvlm import SegVLM
 from model.tokenizer import clip_tokenizer
 from training import export
 from training.__main__ import main
@@ -29,6 +26,7 @@ from training.exporting import iou_loss
 from training.exporting.half_precision import positional_nodes
 from training.exporting.onnx_files import non_standard_operators
 from training.exporting.quantisation import calibration_requests, float_nodes
+from training.exporting.recovery import network_of
 from training.predictors import BundlePredictor
 
 BOTH = Artifacts(torchscript=False, safetensors=False, fp16=True, int8=True)
@@ -41,37 +39,36 @@ def store(tiny_store: Path) -> PhraseStore:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_settings: Callable[[Path, Path], dict[str, Any]], tiny_store: Path) -> SegVLM:
-    """Random weights with batch norms that have seen data, and masks neither empty nor full."""
-    torch.manual_seed(0)
-    section = tiny_settings(tiny_store, tiny_store)["model"]
-    model = build_segvlm(preset_config(section["preset"], **section["overrides"]))
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-            part.momentum = None  # the mean of all that they see
-        elif isinstance(part, DeformableConv2d):
-            nn.init.normal_(part.offset.weight, std=0.01)
-            nn.init.uniform_(part.offset.bias, -1, 1)
-    side, length = model.config.image_size, model.config.word_length
-    tokens = torch.from_numpy(clip_tokenizer().encode(["a dog", "red cup"] * 4, length).tokens)
-    last = model.projector.dynamic.kernel
-    with torch.no_grad():
-        images = torch.randint(0, 256, (8, side, side, 3), dtype=torch.uint8)
-        model(images, tokens)
-        logits = model.eval()(images, tokens)
-        for parameter in last.parameters():
-            parameter.mul_(4 / logits.std())
-        last.bias[-1] -= 4 * logits.mean() / logits.std()
-    return model
+def model(default_bundle: Path) -> SegVLM:
+    """The bundled model's: int8 is made for weights that have been trained."""
+    return network_of(Bundle.load(default_bundle))
 
 
 @pytest.fixture(scope="module")
-def bundle(model: SegVLM, store: PhraseStore, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(
+    model: SegVLM,
+    store: PhraseStore,
+    default_bundle: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Bundle:
     out = tmp_path_factory.mktemp("variants") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "MOST_IOU_LOSS", 0.1)  # random weights suffer more than trained ones
+        # Those of `model`; to make them again would take most of the time.
+        patch.setattr(export, "export_graphs", copies(default_bundle, *GRAPH_FILES))
+        patch.setattr(export, "MOST_IOU_LOSS", 0.05)  # of three drawn photos
         export_bundle(model, clip_tokenizer(), out, DESCRIPTION, BOTH, store=store)
     return Bundle.load(out)
+
+
+def copies(folder: Path, *names: str) -> Callable[..., None]:
+    """Something that writes files of `folder` where an exporter would write its own."""
+
+    def copy(*arguments: Any) -> None:
+        (directory,) = (value for value in arguments if isinstance(value, Path))
+        for name in names:
+            shutil.copy(folder / name, directory)
+
+    return copy
 
 
 def test_they_are_in_the_bundle_with_what_they_cost(bundle: Bundle, store: PhraseStore) -> None:
@@ -84,10 +81,11 @@ def test_they_are_in_the_bundle_with_what_they_cost(bundle: Bundle, store: Phras
         assert cost["phrases"] == phrases and cost["split"] == "val"
         assert cost["data"] == store.metadata()["fingerprint"]
         assert cost["iou_loss"] == pytest.approx(cost["mean_iou_fp32"] - cost["mean_iou"])
-        assert 0.8 < cost["mask_iou"] <= 1
         parity = bundle.config.parity[precision]
         assert bundle.config.parity["probe"] < parity["probe"] <= TOLERANCES[precision]
         assert parity["random"]["pad_mask"] == 0
+    agreement = {name: cost["mask_iou"] for name, cost in bundle.config.precisions.items()}
+    assert 0.5 < agreement["int8"] < agreement["fp16"] < 1  # the three photos are mostly noise
     sizes = {p: sum(f.stat().st_size for f in bundle.graphs(p)[::2]) for p in ("fp32", "fp16")}
     assert sizes["fp16"] < 0.6 * sizes["fp32"]
 
@@ -111,23 +109,17 @@ def test_half_precision_keeps_names_and_makes_what_passes_between_float16(bundle
     }
 
 
-def test_where_to_sample_stays_in_float32(bundle: Bundle) -> None:
-    """No cast from the convolution that makes the offsets to the one that uses them."""
-    half = onnx.load(bundle.graphs("fp16")[2]).graph
-    kinds = {tensor.name: tensor.data_type for tensor in half.initializer}
-    nodes = positional_nodes(half)
-    assert {node.op_type for node in nodes} - {"Cast"} == {"DeformConv", "Where", "IsNaN", "Conv"}
-    for node in nodes:
-        weights = [kinds[name] for name in node.input if name in kinds]
-        if node.op_type == "Cast":
-            assert weights  # of a constant
-        elif node.op_type in ("DeformConv", "Conv"):
-            assert weights == [onnx.TensorProto.FLOAT] * 2
-    int8 = onnx.load(bundle.graphs("int8")[2]).graph
-    around = {"QuantizeLinear", "DequantizeLinear"}
-    maker = {name: node.op_type for node in int8.node for name in node.output}
-    for node in positional_nodes(int8):
-        assert around.isdisjoint(maker.get(name, "") for name in node.input)
+def test_where_to_sample_is_not_rounded_to_int8(bundle: Bundle) -> None:
+    graph = onnx.load(bundle.graphs("int8")[2]).graph
+    rounded = {
+        name
+        for node in graph.node
+        for name in node.output
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    }
+    nodes = positional_nodes(graph)
+    assert {"DeformConv", "Conv"} <= {node.op_type for node in nodes}
+    assert all(rounded.isdisjoint(node.input) for node in nodes)
 
 
 def test_int8_computes_most_of_the_weights_products(bundle: Bundle) -> None:
@@ -198,19 +190,9 @@ def test_measured_costs_are_of_the_masks(bundle: Bundle, store: PhraseStore) -> 
 @pytest.fixture
 def reuse(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports take the graphs of `bundle` instead of making them again."""
-
-    def copy_graphs(*names: str) -> Callable[..., None]:
-        def copy(_: Any, directory: Path, *__: Any) -> None:
-            for name in names:
-                (directory / name).write_bytes(bundle.file(name).read_bytes())
-
-        return copy
-
-    int8 = [f"{stage}.int8.onnx" for stage in STAGES[::2]]
-    monkeypatch.setattr(export, "export_graphs", copy_graphs(*GRAPH_FILES))
-    monkeypatch.setattr(
-        export, "export_int8", lambda directory, _: copy_graphs(*int8)(0, directory)
-    )
+    int8 = (f"{stage}.int8.onnx" for stage in STAGES[::2])
+    monkeypatch.setattr(export, "export_graphs", copies(bundle.path, *GRAPH_FILES))
+    monkeypatch.setattr(export, "export_int8", copies(bundle.path, *int8))
 
 
 INT8 = replace(BOTH, fp16=False)
@@ -241,7 +223,7 @@ def test_what_answers_the_probe_otherwise_is_not_written(
     model: SegVLM, store: PhraseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(TOLERANCES, "int8", 1e-6)
-    with pytest.raises(ExportError, match=r"int8 ONNX graphs: its answer to the probe"):
+    with pytest.raises(ExportError, match="int8 ONNX graphs: its answer to the probe"):
         export_bundle(model, clip_tokenizer(), tmp_path / "out", DESCRIPTION, INT8, store=store)
     assert list(tmp_path.iterdir()) == []
 
@@ -256,7 +238,7 @@ def test_calibration_reads_training_photos_alone(
     assert len(requests) == len(read) == len(set(read))
     assert set(read) <= set(store.image_ids("train"))
     square, tokens = requests[0]
-    assert square.shape == (64, 64, 3) and tokens.shape[1] == 17
+    assert square.shape == (320, 320, 3) and tokens.shape[1] == 17
 
 
 def test_the_limit_is_half_a_point() -> None:

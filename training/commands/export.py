@@ -14,6 +14,7 @@ from . import Commands
 from .evaluate import PAPER_THRESHOLD
 
 if TYPE_CHECKING:
+    from model.bundle import BundleConfig
     from model.segvlm import SegVLM
     from training.export import Description
 
@@ -81,12 +82,25 @@ def _run(options: argparse.Namespace) -> None:
         store=store,
         overwrite=options.overwrite,
     )
-    print(f"{options.out}: {config.name} {config.version}, equal to eager PyTorch: {config.parity}")
-    for precision, cost in config.precisions.items():
-        print(
-            f"{precision}: mean IoU {cost['mean_iou']:.4f}, {100 * cost['iou_loss']:+.2f} points "
-            f"lost on {cost['phrases']} phrases"
+    print(f"{options.out}: {config.name} {config.version}")
+    for artifact in (*ARTIFACTS, "fp16", "int8"):
+        _tell(artifact, config)
+
+
+def _tell(artifact: str, config: BundleConfig) -> None:
+    """One line of how far an artifact is from eager PyTorch, and what it costs."""
+    measured = config.parity if artifact == "onnx" else config.parity.get(artifact)
+    if measured is None:
+        return
+    kinds = [kind for kind in ("random", "real") if kind in measured]
+    differences = (f"{measured[kind]['logits']:.1e} on {kind} input" for kind in kinds)
+    line = f"  {artifact}: logits differ from eager PyTorch by {', '.join(differences)}"
+    if cost := config.precisions.get(artifact):
+        line += (
+            f"; mean IoU {cost['mean_iou']:.4f} for {cost['mean_iou_fp32']:.4f} "
+            f"on {cost['phrases']} phrases"
         )
+    print(line)
 
 
 def _source(options: argparse.Namespace) -> tuple[SegVLM, Tokenizer, Description]:
