@@ -28,8 +28,9 @@ SIZE_MULTIPLE = 32
 _REDUCING_GAP = 3.0
 # Cells that the mask covers by exactly one half must not depend on the rounding of a sum.
 _TIE_TOLERANCE = 1e-9
-# The positive weights of Pillow's bicubic filter sum to at most 1.135 along an axis, at any phase and
-# scale, the negative ones to -0.135. So values from 0 up become at most this many times the largest.
+# The positive weights of Pillow's bicubic filter sum to at most 1.135 along an axis, at any phase
+# and scale, the negative ones to -0.135. So values from 0 up become at most this many times the
+# largest.
 _OVERSHOOT = 1.14**2 + 0.14**2
 
 

@@ -122,7 +122,7 @@ def compare(trials: Iterable[Trial], graphs: Graphs, threshold: float) -> dict[s
         cumulative over all pairs at `threshold` (a probability); `pairs`, how many there were.
 
     Raises:
-        ValueError: if shapes or types differ.
+        ValueError: if shapes or types differ, or an answer is not finite.
     """
     worst: dict[str, float] = defaultdict(float)
     limit = math.log(threshold / (1 - threshold))
@@ -156,6 +156,8 @@ def _difference(name: str, expected: Array, found: Array) -> float:
             f"{name} is {found.dtype} {found.shape}, the network's own is {expected.dtype} "
             f"{expected.shape}"
         )
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} is not finite, the network's own is")
     if expected.dtype == bool:
         return 0.0 if np.array_equal(expected, found) else math.inf
     # An output of nothing but zeros is compared as it is.

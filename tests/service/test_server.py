@@ -341,7 +341,8 @@ def test_process_of_a_broken_device_ends_with_a_failure_and_a_reason(
             assert int(answer.headers["retry-after"]) >= 1
         assert process.wait(PATIENCE) == 1
         _, errors = process.communicate()
-        assert f"error: the model has stopped: {'DeviceLost: ' * (fault == 'lose')}{reason}" in errors
+        kind = "DeviceLost: " if fault == "lose" else ""
+        assert f"error: the model has stopped: {kind}{reason}" in errors
     finally:
         process.kill()
         process.wait()

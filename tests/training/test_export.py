@@ -22,22 +22,18 @@ from model.checkpoint import load
 from model.config import PRESETS, preset_config
 from model.deformable import DeformableConv2d
 from model.image_encoder import ClipResNet
+from model.probe import TOLERANCES
 from model.segvlm import SegVLM, build_segvlm
 from model.tokenizer import clip_tokenizer
 from training import export
 from training.export import Artifacts, Description, ExportError, export_bundle
 from training.exporting.half_precision import export_half_precision, positional_nodes
 from training.exporting.onnx_files import export_graphs, non_standard_operators
+from training.exporting.proof import Proof
+from training.exporting.quantisation import export_int8
 from training.exporting.torchscript import export_torchscript
 from training.onnx_graphs import OnnxGraphs
-from training.parity import (
-    answer,
-    compare,
-    complaints,
-    random_requests,
-    split_requests,
-    trials_of,
-)
+from training.parity import answer, complaints, split_requests
 from training.torch_graphs import TorchGraphs
 
 GRAPHS = ("image_encoder", "text_encoder", "mask_decoder")
@@ -67,6 +63,18 @@ def lively(preset: str, **overrides: Any) -> SegVLM:
 
 ONNX_ONLY = Artifacts(torchscript=False, safetensors=False)
 DESCRIPTION = Description("test-model", "1", 0.35, {"data": "none"}, {"miou": 0.5})
+
+
+def settle(model: SegVLM) -> None:
+    """Let batch norms see data, so that activations neither grow nor fade through the layers."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d)]
+    for norm in norms:
+        norm.momentum = None  # the mean of all that they see
+        norm.reset_running_stats()
+    images, tokens = real_inputs(model)
+    with torch.no_grad():
+        model.train()(torch.from_numpy(images), torch.from_numpy(tokens))
+    model.eval()
 
 
 def write(
@@ -318,6 +326,18 @@ def test_broken_weights_are_not_written(model: SegVLM, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("reuse")
+def test_graphs_that_answer_no_numbers_are_not_written(
+    model: SegVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Float16 that overflows does so; it must not pass for a small difference."""
+    decode = OnnxGraphs.decode
+    monkeypatch.setattr(OnnxGraphs, "decode", lambda *given: decode(*given) * math.inf)
+    with pytest.raises(ExportError, match="on random input, logits is not finite"):
+        write(model, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("reuse")
 def test_difference_on_real_input_alone_is_found(model: SegVLM, tmp_path: Path) -> None:
     """One token's embedding is another: only an expression with that word tells."""
     other = copy.deepcopy(model)
@@ -382,16 +402,34 @@ def test_requests_cover_every_pair_once_and_mix(count: int) -> None:
     assert len(pairs(mixed.image_of, mixed.text_of)) == min(count, 2) * min(count, 3)
 
 
-def export_and_compare(model: SegVLM, directory: Path) -> dict[str, float]:
+def export_everything(model: SegVLM, directory: Path) -> Proof:
+    """Make every kind of artifact in `directory`; what to hold them against."""
     model.eval()
     export_graphs(model, directory)
-    requests = random_requests(model.config.image_size, model.config.word_length)
-    trials = trials_of(TorchGraphs.of_network(model), requests)
-    graphs = OnnxGraphs([directory / f"{name}.onnx" for name in GRAPHS])
-    return compare(trials, graphs, threshold=0.35)
+    export_torchscript(model, directory)
+    export_half_precision(directory)
+    images, tokens = real_inputs(model)
+    export_int8(directory, [(image, tokens[:2]) for image in images])
+    return Proof(model, clip_tokenizer(), 0.35, None)
 
 
-def test_clip_encoders_export(tmp_path: Path) -> None:
+def measure(proof: Proof, directory: Path) -> dict[str, dict[str, Any]]:
+    """What `proof` says of each artifact; what it refuses fails the test."""
+    image, text, mask = GRAPHS
+    files = {
+        "fp32": (f"{image}.onnx", f"{text}.onnx", f"{mask}.onnx"),
+        "fp16": (f"{image}.fp16.onnx", f"{text}.fp16.onnx", f"{mask}.fp16.onnx"),
+        "int8": (f"{image}.int8.onnx", f"{text}.onnx", f"{mask}.int8.onnx"),
+    }
+    measured = {
+        precision: proof.measure(precision, OnnxGraphs([directory / n for n in names]), precision)
+        for precision, names in files.items()
+    }
+    script = TorchGraphs.of_torchscript([directory / name for name in TORCHSCRIPT_FILES])
+    return {**measured, "torchscript": proof.measure("torchscript", script)}
+
+
+def test_clip_encoders_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CLIP's blocks, its attention pool and the paper's projector, shallow for speed."""
     model = lively(
         "segvlm-rn101",
@@ -404,11 +442,20 @@ def test_clip_encoders_export(tmp_path: Path) -> None:
         kernel_width=32,
     )
     model.image_encoder = ClipResNet((1, 2, 1, 1), model.config.state_width)
-    assert complaints(export_and_compare(model, tmp_path)) == []
+    settle(model)
+    monkeypatch.setitem(TOLERANCES, "int8", 1.0)  # weights that nothing has trained
+    measured = measure(export_everything(model, tmp_path), tmp_path)
+    assert 0 < measured["fp32"]["probe"] < measured["fp16"]["probe"] < measured["int8"]["probe"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # the largest takes two minutes of two free cores
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_exports_at_its_own_size(preset: str, tmp_path: Path) -> None:
-    assert complaints(export_and_compare(lively(preset), tmp_path)) == []
+    model = lively(preset).eval()
+    export_graphs(model, tmp_path)
+    export_torchscript(model, tmp_path)
+    proof = Proof(model, clip_tokenizer(), 0.35, None)
+    proof.measure("ONNX", OnnxGraphs([tmp_path / f"{name}.onnx" for name in GRAPHS]))
+    files = [tmp_path / name for name in TORCHSCRIPT_FILES]
+    proof.measure("TorchScript", TorchGraphs.of_torchscript(files))

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from model.bundle import GRAPH_FILES, STAGES, Bundle
+from model.bundle import GRAPH_FILES, STAGES, WEIGHTS_FILE, Bundle
 from model.probe import TOLERANCES
 from model.segvlm import SegVLM
 from model.tokenizer import clip_tokenizer
@@ -206,6 +206,35 @@ def test_without_a_store_the_remedy_is_told(
     with pytest.raises(ExportError, match=f"{told} graphs are measured .* --data"):
         export_bundle(model, clip_tokenizer(), tmp_path / "out", DESCRIPTION, artifacts)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_tells_the_remedy_before_it_works(
+    default_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["export", "--bundle", str(default_bundle), "--out", str(out), "--int8"]) == 2
+    assert "name one with --data" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_bundle_is_exported_again_with_what_it_said(
+    default_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(export, "export_graphs", copies(default_bundle, *GRAPH_FILES))
+    out, source = tmp_path / "out", Bundle.load(default_bundle)
+    command = ["export", "--bundle", str(default_bundle), "--out", str(out), "--version", "9"]
+    assert main([*command, "--artifacts", "onnx", "safetensors"]) == 0
+    told = capsys.readouterr().out
+    assert "segvlm-lite 9" in told and "onnx: logits differ" in told and "safetensors:" in told
+    again = Bundle.load(out)
+    assert set(again.config.files) == {*source.config.files, WEIGHTS_FILE}
+    assert (again.config.version, again.config.name) == ("9", source.config.name)
+    for field in ("scores", "training", "threshold"):
+        assert getattr(again.config, field) == getattr(source.config, field)
+    assert again.probe().difference(source.probe().logits) <= 1e-4
 
 
 @pytest.mark.usefixtures("reuse")
