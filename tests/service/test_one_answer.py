@@ -178,12 +178,23 @@ class Crowd:
         self.clients.append(made)
         return made
 
-    async def come(self, app: Any, number: int, pause: float) -> None:
-        """`number` clients, one after another with random pauses of `pause` seconds on average."""
+    async def come(self, app: Any, number: int, pause: float, at_once: int = 10_000) -> None:
+        """`number` clients, one after another with random pauses of `pause` seconds on average.
+
+        No more than `at_once` are there together, however slow the machine is.
+        """
+        places = asyncio.Semaphore(at_once)
+
+        async def visit(client: Client) -> None:
+            try:
+                await app(client.scope(), client.receive, client.send)
+            finally:
+                places.release()
+
         tasks = []
         for _ in range(number):
-            client = self.client()
-            tasks.append(asyncio.ensure_future(app(client.scope(), client.receive, client.send)))
+            await places.acquire()
+            tasks.append(asyncio.ensure_future(visit(self.client())))
             await asyncio.sleep(self.random.expovariate(1 / pause) if pause else 0)
         await asyncio.gather(*tasks)
 
@@ -259,7 +270,7 @@ def test_a_long_life_that_is_drained() -> None:
 
     async def scenario() -> None:
         await life.begin()
-        await life.crowd.come(life.app, 6000, pause=0.001)
+        await life.crowd.come(life.app, 6000, pause=0.001, at_once=20)
         await life.crowd.come(life.app, 1000, pause=0)  # far more at once than may queue
         crowd = asyncio.ensure_future(life.crowd.come(life.app, 1000, pause=0.001))
         await asyncio.sleep(0.3)
@@ -291,8 +302,9 @@ def test_a_life_that_ends_with_its_device(end: str) -> None:
 
     async def scenario() -> None:
         await life.begin()
-        crowd = asyncio.ensure_future(life.crowd.come(life.app, 1000, pause=0.002))
-        await asyncio.sleep(0.7)
+        crowd = asyncio.ensure_future(life.crowd.come(life.app, 1000, pause=0.002, at_once=20))
+        while life.samples("segvlm_requests_total")["200"] < 50:
+            await asyncio.sleep(0.01)
         assert life.engine.ready
         getattr(life.backend, end).set()
         while life.engine.alive:
@@ -305,7 +317,7 @@ def test_a_life_that_ends_with_its_device(end: str) -> None:
     run(scenario())
     codes = life.check()
     assert codes["503"] > 100
-    assert codes["200"] > 50
+    assert codes["200"] >= 50
     assert life.samples("segvlm_rejected_total")["engine_stopped"] > 100
     assert life.engine.fault is not None
     assert ("illegal address" if end == "lost" else "took more than 0.5 s") in life.engine.fault

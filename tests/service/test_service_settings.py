@@ -19,7 +19,7 @@ def test_environment_is_read_and_arguments_win(monkeypatch: pytest.MonkeyPatch) 
     [
         ("SEGVLM_PORT", "70000", "SEGVLM_PORT=70000"),
         ("SEGVLM_MAX_BATCH_SIZE", "0", "SEGVLM_MAX_BATCH_SIZE=0"),
-        ("SEGVLM_REQUEST_TIMEOUT", "soon", "SEGVLM_REQUEST_TIMEOUT=soon"),
+        ("SEGVLM_TIMEOUT", "soon", "SEGVLM_TIMEOUT=soon"),
         ("SEGVLM_PORT", "tcp://10.0.0.1:8000", "enableServiceLinks"),
     ],
 )
@@ -47,4 +47,4 @@ def test_every_setting_says_what_it_is() -> None:
 
 def test_answering_fits_into_the_time_to_stop() -> None:
     """Otherwise an accepted request can be cut off by a graceful stop."""
-    assert Settings().shutdown_timeout > Settings().request_timeout
+    assert Settings().shutdown_timeout > Settings().timeout
