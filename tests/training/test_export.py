@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from torch import nn
 
 from model.bundle import REQUIRED_FILES, TORCHSCRIPT_FILES, WEIGHTS_FILE, Bundle, BundleConfig
 from model.checkpoint import load
-from model.config import PRESETS, preset_config
-from model.deformable import DeformableConv2d
+from model.config import PRESETS
 from model.image_encoder import ClipResNet
 from model.probe import TOLERANCES
-from model.segvlm import SegVLM, build_segvlm
+from model.segvlm import SegVLM
 from model.tokenizer import clip_tokenizer
+from tests.lively import lively
 from training import export
 from training.export import Artifacts, Description, ExportError, export_bundle
 from training.exporting.half_precision import export_half_precision, positional_nodes
@@ -44,21 +44,6 @@ PHRASES = [
     "left",
     "second cup from the left",
 ]
-
-
-def lively(preset: str, **overrides: Any) -> SegVLM:
-    """Random weights under which everything matters: offsets and statistics are not zero."""
-    torch.manual_seed(0)
-    model = build_segvlm(preset_config(preset, **overrides))
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-                module.running_mean.normal_(std=0.1)
-                module.running_var.uniform_(0.5, 1.5)
-            elif isinstance(module, DeformableConv2d):
-                module.offset.bias.uniform_(-2, 2)
-                module.offset.weight.normal_(std=0.01)
-    return model
 
 
 ONNX_ONLY = Artifacts(torchscript=False, safetensors=False)
@@ -92,27 +77,36 @@ def real_inputs(model: SegVLM) -> tuple[np.ndarray, np.ndarray]:
     return images.repeat(3, -1), tokens
 
 
-@pytest.fixture(scope="module")
-def model() -> SegVLM:
-    return lively("segvlm-lite", image_size=64)
+@pytest.fixture
+def model(lively_lite: SegVLM) -> SegVLM:
+    return copy.deepcopy(lively_lite).train()
 
 
 @pytest.fixture(scope="module")
-def bundle(model: SegVLM, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(
+    lively_lite: SegVLM, lively_graphs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
     out = tmp_path_factory.mktemp("export") / "bundle"
-    write(model, out, artifacts=Artifacts(), real_inputs=real_inputs(model))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "export_graphs", copies(lively_graphs))
+        write(lively_lite, out, artifacts=Artifacts(), real_inputs=real_inputs(lively_lite))
     return Bundle.load(out)
 
 
 @pytest.fixture
-def reuse(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports take the graphs of `bundle` instead of making them again."""
+def reuse(lively_graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports take the graphs of `lively_lite` instead of making them again."""
+    monkeypatch.setattr(export, "export_graphs", copies(lively_graphs))
+
+
+def copies(graphs: Path) -> Callable[[SegVLM, Path], None]:
+    """An `export_graphs` that copies."""
 
     def copy_graphs(_: SegVLM, directory: Path) -> None:
         for name in GRAPHS:
-            shutil.copy(bundle.file(f"{name}.onnx"), directory)
+            shutil.copy(graphs / f"{name}.onnx", directory)
 
-    monkeypatch.setattr(export, "export_graphs", copy_graphs)
+    return copy_graphs
 
 
 def test_the_bundle_says_what_it_is(bundle: Bundle, model: SegVLM) -> None:

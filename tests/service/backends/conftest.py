@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,15 +15,12 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from model import checkpoint
 from model.bundle import Bundle, write_bundle
-from model.config import preset_config
-from model.deformable import DeformableConv2d
 from model.probe import EXPRESSIONS as PROBE_EXPRESSIONS
 from model.probe import Probe, draw_images
-from model.segvlm import SegVLM, build_segvlm
+from model.segvlm import SegVLM
 from model.tokenizer import clip_tokenizer
 from service.backends import load_model
 from service.backends.base import LoadedModel, LoadOptions
@@ -75,7 +73,7 @@ class Case:
     load: Loader
     tolerance: Tolerance = EXACT
     lively: bool = True
-    """It runs `lively_model`, so PyTorch can tell what the answers are."""
+    """It runs `lively_lite`, so PyTorch can tell what the answers are."""
 
 
 def _load(backend: str, bundle: str = "exported_bundle", **options: Any) -> Loader:
@@ -210,39 +208,24 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
 
 
 @pytest.fixture(scope="session")
-def lively_model() -> SegVLM:
-    """Random weights under which everything matters: offsets and statistics are not zero."""
-    torch.manual_seed(0)
-    model = build_segvlm(preset_config("segvlm-lite", image_size=SIDE))
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-                module.running_mean.normal_(std=0.1)
-                module.running_var.uniform_(0.5, 1.5)
-            elif isinstance(module, DeformableConv2d):
-                module.offset.bias.uniform_(-2, 2)
-                module.offset.weight.normal_(std=0.01)
-    return model.eval()
-
-
-@pytest.fixture(scope="session")
-def exported_bundle(lively_model: SegVLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`lively_model` as every kind of file that `training.export` makes, without its proofs."""
+def exported_bundle(
+    lively_lite: SegVLM, lively_graphs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """`lively_lite` as every kind of file that `training.export` makes, without its proofs."""
     from training.exporting.half_precision import export_half_precision
-    from training.exporting.onnx_files import export_graphs
     from training.exporting.quantisation import export_int8
     from training.exporting.torchscript import export_torchscript
 
-    parts = tmp_path_factory.mktemp("parts")
+    parts = tmp_path_factory.mktemp("parts") / "files"
+    shutil.copytree(lively_graphs, parts)
     images, tokenizer = draw_images(SIDE), clip_tokenizer()
     tokens = tokenizer.encode(PROBE_EXPRESSIONS, 17).tokens
     with one_thread():
-        export_graphs(lively_model, parts)
         export_half_precision(parts)
         export_int8(parts, [(image, tokens) for image in (*images, *noise(2))])
-        export_torchscript(lively_model, parts)
-        Probe(images, tokens, eager(lively_model, images, tokens)).save(parts / "probe.npz")
-    checkpoint.save(lively_model, parts / "model.safetensors")
+        export_torchscript(lively_lite, parts)
+        Probe(images, tokens, eager(lively_lite, images, tokens)).save(parts / "probe.npz")
+    checkpoint.save(lively_lite, parts / "model.safetensors")
     tokenizer.save(parts / "tokenizer.json")
     config = tiny_graphs.config(SIDE, 17, "segvlm-lite", precisions=("fp16", "int8"))
     path = tmp_path_factory.mktemp("exported") / "lively"

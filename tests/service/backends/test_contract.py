@@ -143,10 +143,10 @@ def test_two_in_flight_waited_for_elsewhere(subject: Subject) -> None:
     subject.assert_same(in_thread(first), subject.answers[:2])
 
 
-def test_exported_is_eager(subject: Subject, lively_model: SegVLM) -> None:
+def test_exported_is_eager(subject: Subject, lively_lite: SegVLM) -> None:
     if not subject.case.lively:
         pytest.skip("its model is another")
-    expected = eager(lively_model, subject.images, subject.tokens)
+    expected = eager(lively_lite, subject.images, subject.tokens)
     difference = np.abs(subject.answers - expected).max() / np.abs(expected).max()
     assert difference <= subject.case.tolerance.eager
 

@@ -36,10 +36,10 @@ HALF = [torch.bfloat16, torch.float16]
 
 @pytest.fixture
 def weights_bundle(
-    lively_model: SegVLM, tiny_files: dict[str, Path], tmp_path: Path
+    lively_lite: SegVLM, tiny_files: dict[str, Path], tmp_path: Path
 ) -> dict[str, Path]:
-    """What a bundle of `lively_model` is made of, by name; its ONNX graphs are of no use."""
-    checkpoint.save(lively_model, tmp_path / "model.safetensors")
+    """What a bundle of `lively_lite` is made of, by name; its ONNX graphs are of no use."""
+    checkpoint.save(lively_lite, tmp_path / "model.safetensors")
     tiny_graphs.probe(SIDE, 17).save(tmp_path / "probe.npz")
     names = ("model.safetensors", "probe.npz")
     return {**tiny_files, **{name: tmp_path / name for name in names}}
@@ -51,9 +51,9 @@ def load(files: dict[str, Path], path: Path, **options: object) -> object:
 
 
 @pytest.mark.parametrize("dtype", HALF)
-def test_what_counts_pixels_stays_in_float32(lively_model: SegVLM, dtype: torch.dtype) -> None:
-    model = build_segvlm(lively_model.config)
-    model.load_state_dict(lively_model.state_dict())
+def test_what_counts_pixels_stays_in_float32(lively_lite: SegVLM, dtype: torch.dtype) -> None:
+    model = build_segvlm(lively_lite.config)
+    model.load_state_dict(lively_lite.state_dict())
     convert(model, dtype)
     exact = {
         id(tensor)
@@ -62,7 +62,7 @@ def test_what_counts_pixels_stays_in_float32(lively_model: SegVLM, dtype: torch.
         for tensor in (*module.parameters(), *module.buffers())
     }
     assert len(exact) >= 3 + 2  # a deformable convolution with its offsets, two coordinates
-    reference = {**dict(lively_model.named_parameters()), **dict(lively_model.named_buffers())}
+    reference = {**dict(lively_lite.named_parameters()), **dict(lively_lite.named_buffers())}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if id(tensor) in exact:
             assert torch.equal(tensor, reference[name]), name
@@ -97,15 +97,15 @@ def test_pixels_are_normalised_in_float32(
     assert (seen[0] == exact.to(dtype)).float().mean() > 0.98
 
 
-def test_the_model_that_was_given_stays_as_it_is(lively_model: SegVLM) -> None:
-    before = {name: value.clone() for name, value in lively_model.state_dict().items()}
-    NetworkStages(lively_model, torch.bfloat16, CPU)
-    for name, value in lively_model.state_dict().items():
+def test_the_model_that_was_given_stays_as_it_is(lively_lite: SegVLM) -> None:
+    before = {name: value.clone() for name, value in lively_lite.state_dict().items()}
+    NetworkStages(lively_lite, torch.bfloat16, CPU)
+    for name, value in lively_lite.state_dict().items():
         assert torch.equal(value, before[name]) and value.dtype == before[name].dtype
 
 
-def test_batch_norms_are_folded_and_weights_channels_last(lively_model: SegVLM) -> None:
-    model = NetworkStages(lively_model, torch.float32, CPU)._model
+def test_batch_norms_are_folded_and_weights_channels_last(lively_lite: SegVLM) -> None:
+    model = NetworkStages(lively_lite, torch.float32, CPU)._model
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert len(norms) <= 2  # after products with the sentence
     for module in model.modules():
@@ -126,9 +126,9 @@ def test_weights_that_are_none(weights_bundle: dict[str, Path], tmp_path: Path) 
         load(weights_bundle, tmp_path / "bundle")
 
 
-def test_a_network_without_a_bundle(lively_model: SegVLM) -> None:
+def test_a_network_without_a_bundle(lively_lite: SegVLM) -> None:
     """For measurements: it answers its own question, which is the float32 network's answer."""
-    loaded = load_network(lively_model, LoadOptions(device="cpu", max_batch_size=3))
+    loaded = load_network(lively_lite, LoadOptions(device="cpu", max_batch_size=3))
     backend, probe = loaded.backend, loaded.probe
     features = backend.encode_image(probe.images), backend.encode_text(probe.tokens)
     assert probe.difference(backend.decode(*features)()) < 1e-4
@@ -138,9 +138,9 @@ def test_a_network_without_a_bundle(lively_model: SegVLM) -> None:
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.01), ("bf16", 0.06)])
 def test_half_precisions_on_the_cpu(
-    lively_model: SegVLM, precision: Literal["fp16", "bf16"], tolerance: float
+    lively_lite: SegVLM, precision: Literal["fp16", "bf16"], tolerance: float
 ) -> None:
-    loaded = load_network(lively_model, LoadOptions(device="cpu", precision=precision))
+    loaded = load_network(lively_lite, LoadOptions(device="cpu", precision=precision))
     backend, probe = loaded.backend, loaded.probe
     features = backend.encode_image(probe.images), backend.encode_text(probe.tokens)
     logits = backend.decode(*features)()
@@ -224,7 +224,7 @@ def test_one_compilation_serves_all_larger_batches() -> None:
 
 
 @pytest.mark.slow
-def test_the_network_is_compiled_whole(lively_model: SegVLM) -> None:
+def test_the_network_is_compiled_whole(lively_lite: SegVLM) -> None:
     """No part of a stage stays in Python, and no batch size is a part of a graph."""
     torch._dynamo.reset()
     compiled: list[object] = []
@@ -233,7 +233,7 @@ def test_the_network_is_compiled_whole(lively_model: SegVLM) -> None:
         compiled.append(inputs)
         return graph.forward
 
-    network = NetworkStages(lively_model, torch.float32, CPU)
+    network = NetworkStages(lively_lite, torch.float32, CPU)
     stages = CompiledStages(network, compiler)
     rng = torch.Generator().manual_seed(0)
     with torch.inference_mode():
