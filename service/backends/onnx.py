@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from model.bundle import Bundle
 from service.backends.arrays import ArrayFeatures, join_rows, split_rows
 from service.backends.base import LoadedModel, LoadOptions, PendingLogits, Precision
 from service.backends.device_errors import guarded
+from service.backends.lanes import Lanes, usable_cores
 from service.backends.load_options import (
     DeviceChoice,
     batch_sizes,
@@ -26,13 +28,13 @@ from service.backends.loaded_model import complete
 from service.backends.onnx_graphs import Graph, open_graphs, session_options
 
 LARGEST_BATCH = 8
-"""Unless the options say otherwise. A CPU is no faster with more: only images are shared."""
+"""Unless the options say otherwise, or there are more cores. More rows are no faster on a CPU."""
 
 _log = logging.getLogger(__name__)
 
 
 class OnnxBackend:
-    """`service.backends.base.Backend` over three inference sessions."""
+    """`service.backends.base.Backend` over inference sessions, for rows alone and together."""
 
     name = "onnx-cpu"
     asynchronous = False
@@ -42,20 +44,38 @@ class OnnxBackend:
         self.precision: Precision = supported_precision(
             self.name, options.precision, ("fp32", "int8"), "fp32"
         )
-        self.batch_sizes = batch_sizes(options, LARGEST_BATCH, padded=False)
-        session = cpu_sessions(options.threads)
-        self._image, self._text, self._mask = open_graphs(bundle, self.precision, session)
+        cores = options.threads or usable_cores()
+        self.batch_sizes = batch_sizes(options, max(LARGEST_BATCH, cores), padded=False)
+        self._lanes = Lanes(cores)
+        together = open_graphs(bundle, self.precision, cpu_sessions(cores))
+        self._image, self._text, self._mask = alone = together
+        if cores > 1:
+            alone = open_graphs(bundle, self.precision, cpu_sessions(1))
+        self._image_alone, _, self._mask_alone = alone
 
     def encode_image(self, images: NDArray[np.uint8]) -> Sequence[ArrayFeatures]:
-        return split_rows(_run(self._image, [images]))
+        def encoded(graph: Graph, rows: slice) -> list[ArrayFeatures]:
+            return split_rows(_run(graph, [images[rows]]))
+
+        parts = self._lanes.run(
+            len(images), partial(encoded, self._image_alone), partial(encoded, self._image)
+        )
+        return [features for part in parts for features in part]
 
     def encode_text(self, tokens: NDArray[np.int64]) -> Sequence[ArrayFeatures]:
-        return split_rows(_run(self._text, [tokens]))
+        return split_rows(_run(self._text, [tokens]))  # too small to be worth lanes
 
     def decode(
         self, images: Sequence[ArrayFeatures], texts: Sequence[ArrayFeatures]
     ) -> PendingLogits:
-        (logits,) = _run(self._mask, [*join_rows(images), *join_rows(texts)])
+        def decoded(graph: Graph, rows: slice) -> NDArray[np.float32]:
+            (logits,) = _run(graph, [*join_rows(images[rows]), *join_rows(texts[rows])])
+            return logits
+
+        parts = self._lanes.run(
+            len(images), partial(decoded, self._mask_alone), partial(decoded, self._mask)
+        )
+        logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return lambda: logits
 
     def release_memory(self) -> None:

@@ -114,6 +114,7 @@ def _load_graphed(request: pytest.FixtureRequest) -> LoadedModel:
 CASES: dict[str, Case] = {
     "fake": Case(_load_fake, lively=False),
     "onnx-cpu": Case(_load("onnx", device="cpu")),
+    "onnx-lanes": Case(_load("onnx", device="cpu", threads=3)),
     "onnx-default": Case(_load("onnx", "default_bundle", device="cpu"), lively=False),
     "onnx-cpu-int8": Case(_load("onnx", device="cpu", precision="int8"), INT8),
     "onnx-bound": Case(_load_bound("fp32")),

@@ -12,6 +12,7 @@ import pytest
 
 from model.bundle import Bundle, BundleConfig, BundleError, write_bundle
 from service.backends.base import LoadOptions, OutOfMemory
+from service.backends.lanes import usable_cores
 from service.backends.onnx import OnnxBackend, load_onnx
 from tests.service.backends import tiny_graphs
 from tests.service.backends.tiny_graphs import LENGTH, SIZE
@@ -45,13 +46,24 @@ def test_it_computes_what_the_graphs_say(make_bundle: MakeBundle) -> None:
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_sessions_are_tuned(make_bundle: MakeBundle, threads: int) -> None:
+    """One for all cores together, one for rows that have a core each."""
     backend = OnnxBackend(make_bundle({}), LoadOptions(device="cpu", threads=threads))
-    for graph in (backend._image, backend._text, backend._mask):
-        options = graph.session.get_session_options()
-        assert (options.intra_op_num_threads, options.inter_op_num_threads) == (threads, 1)
-        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-        level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        assert options.graph_optimization_level == level
+    together = (backend._image, backend._text, backend._mask)
+    alone = (backend._image_alone, backend._mask_alone)
+    for graphs, expected in ((together, threads or usable_cores()), (alone, 1)):
+        for graph in graphs:
+            options = graph.session.get_session_options()
+            assert (options.intra_op_num_threads, options.inter_op_num_threads) == (expected, 1)
+            assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+            level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+            assert options.graph_optimization_level == level
+
+
+def test_a_batch_has_a_row_for_each_core(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle({})
+    for threads, largest in ((2, 8), (20, 20)):
+        backend = OnnxBackend(bundle, LoadOptions(device="cpu", threads=threads))
+        assert backend.batch_sizes == (1, largest)
 
 
 def test_int8_takes_the_graphs_of_that_name(
@@ -147,7 +159,7 @@ def test_no_memory_is_told_apart(make_bundle: MakeBundle, monkeypatch: pytest.Mo
         def run(self, *_: object) -> None:
             raise RuntimeError("BFCArena: Failed to allocate memory for requested buffer of size 9")
 
-    monkeypatch.setattr(backend, "_image", backend._image._replace(session=Full()))
+    monkeypatch.setattr(backend, "_image_alone", backend._image._replace(session=Full()))
     images = np.zeros((1, SIZE, SIZE, 3), dtype=np.uint8)
     with pytest.raises(OutOfMemory, match="requested buffer"):
         backend.encode_image(images)

@@ -1,0 +1,63 @@
+"""Rows in lanes: all of them once, in order, on as many cores as there are, failures included."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.backends.lanes import Lanes, plan
+
+SIZES = st.integers(1, 40)
+
+
+@given(SIZES, SIZES)
+def test_every_row_runs_once_and_in_order(rows: int, cores: int) -> None:
+    lanes, together = plan(rows, cores)
+    parts = [*lanes, *([together] if together else [])]
+    assert [row for part in parts for row in range(rows)[part]] == list(range(rows))
+    assert len(lanes) <= cores
+    lengths = [len(range(rows)[lane]) for lane in lanes]
+    assert not lengths or min(lengths) >= max(1, max(lengths) - 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cores", "in_lanes"),
+    [(1, 2, 0), (2, 2, 2), (3, 2, 2), (8, 2, 8), (1, 1, 1), (5, 1, 5), (2, 4, 0), (3, 4, 3)],
+)
+def test_a_round_that_leaves_cores_idle_runs_on_all_together(
+    rows: int, cores: int, in_lanes: int
+) -> None:
+    lanes, together = plan(rows, cores)
+    assert sum(len(range(rows)[lane]) for lane in lanes) == in_lanes
+    assert (together is None) == (in_lanes == rows)
+
+
+def test_lanes_run_side_by_side() -> None:
+    met = threading.Barrier(3)
+
+    def meet(part: slice) -> int:
+        met.wait(10)
+        return int(part.start)
+
+    assert Lanes(3).run(3, meet, meet) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_is_raised_when_nothing_runs_any_more(failing: int) -> None:
+    lanes, slow, ended = Lanes(2), threading.Event(), []
+
+    def work(part: slice) -> None:
+        if part.start == failing:
+            slow.set()
+            raise MemoryError("none is left")
+        slow.wait(10)
+        threading.Event().wait(0.05)
+        ended.append(part.start)
+
+    with pytest.raises(MemoryError, match="none is left"):
+        lanes.run(2, work, work)
+    assert ended == [1 - failing]
+    assert lanes.run(2, lambda part: part.start, lambda part: -1) == [0, 1]
