@@ -1,16 +1,15 @@
 """The rows of a batch on the cores of a CPU: a core for each row beats all cores for every row.
 
 Threads that share an operator wait for each other at its end, and all of them for one that the
-system has given to other work, such as decoding the next image. Rows in lanes of their own wait
-for nobody. Measured in `docs/performance.md`.
+system has given to other work, such as decoding the next image. A row on a core of its own waits
+for nobody, and needs the memory of one row. Measured in `docs/performance.md`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
-from itertools import pairwise
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -23,26 +22,21 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def plan(rows: int, cores: int) -> tuple[list[slice], slice | None]:
-    """Which rows run in lanes, side by side, and which together on all cores after them.
+def rows_alone(rows: int, cores: int) -> int:
+    """How many of `rows` get a core each; those after them run together on all cores.
 
-    Lanes in full rounds, and a last round too if it keeps more than half of the cores busy. The
-    slices are in order and cover `rows`.
+    Full rounds do, and a last round too if it keeps more than half of the cores busy.
     """
     rest = rows % cores
-    alone = rows if 2 * rest > cores else rows - rest
-    lanes = min(cores, alone)
-    bounds = [alone * lane // lanes for lane in range(lanes + 1)] if lanes else []
-    together = slice(alone, rows) if alone < rows else None
-    return [slice(*pair) for pair in pairwise(bounds)], together
+    return rows if 2 * rest > cores else rows - rest
 
 
 class Lanes:
-    """Splits work by rows among `cores` threads, of which the caller is one."""
+    """As many threads as `cores`, each with one row at a time."""
 
     def __init__(self, cores: int) -> None:
         self.cores = cores
-        self._pool = ThreadPoolExecutor(max(1, cores - 1), thread_name_prefix="segvlm-lane")
+        self._pool = ThreadPoolExecutor(cores, thread_name_prefix="segvlm-lane")
 
     def run(
         self,
@@ -54,15 +48,13 @@ class Lanes:
 
         Raises what a part raises, after all that have begun have ended.
         """
-        lanes, rest = plan(rows, self.cores)
-        results = []
-        if lanes:
-            futures = [self._pool.submit(alone, part) for part in lanes[1:]]
-            try:
-                results.append(alone(lanes[0]))
-            finally:
-                wait(futures)
-            results += [future.result() for future in futures]
-        if rest is not None:
-            results.append(together(rest))
+        single = rows_alone(rows, self.cores)
+        futures = [self._pool.submit(alone, slice(row, row + 1)) for row in range(single)]
+        wait(futures, return_when=FIRST_EXCEPTION)
+        for future in futures:
+            future.cancel()  # after an error nobody needs the rest
+        wait(futures)
+        results = [future.result() for future in futures]
+        if single < rows:
+            results.append(together(slice(single, rows)))
         return results
