@@ -117,11 +117,17 @@ class Client:
         if status == "200":
             self.seconds.append(time.perf_counter() - due)
 
-    async def _exchange(self, body: bytes) -> str:
-        if self._idle:
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """One that is idle and that the server has not closed meanwhile, or a new one."""
+        while self._idle:
             reader, writer = self._idle.pop()
-        else:
-            reader, writer = await asyncio.open_connection(self._host, self._port, limit=2**22)
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(self._host, self._port, limit=2**22)
+
+    async def _exchange(self, body: bytes) -> str:
+        reader, writer = await self._connection()
         head = (
             f"POST {self._path} HTTP/1.1\r\nHost: {self._host}\r\n"
             f"Content-Type: {self.bodies.content_type}\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -28,13 +28,11 @@ class ArrayFeatures:
 
 
 def split_rows(outputs: Sequence[Array]) -> list[ArrayFeatures]:
-    """Outputs (B, ...) each, fresh from a stage -> B features.
+    """Outputs (B, ...) each -> B features.
 
-    A batch of one is taken over as it is. Rows of a larger one are copies: a view would keep the
-    whole batch alive as long as the last of its rows.
+    Always copies. A view would keep the whole batch alive as long as the last of its rows; and what
+    ONNX Runtime gives out lies in its arena, which features that stay for long would tear to pieces.
     """
-    if len(outputs[0]) == 1:
-        return [ArrayFeatures(outputs)]
     return [
         ArrayFeatures([output[row : row + 1].copy() for output in outputs])
         for row in range(len(outputs[0]))

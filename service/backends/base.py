@@ -129,7 +129,7 @@ class LoadOptions:
     """`auto`, `cpu`, `cuda`, `cuda:1`, `tensorrt`, `tensorrt:1`."""
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     threads: int = 0
-    """Of one inference on a CPU, 0 = one for each core."""
+    """Cores that the model uses on a CPU, 0 = all that the process may run on."""
     max_batch_size: int | None = None
     """None: what suits the device."""
     compile: bool = True
