@@ -30,8 +30,8 @@ class ArrayFeatures:
 def split_rows(outputs: Sequence[Array]) -> list[ArrayFeatures]:
     """Outputs (B, ...) each -> B features.
 
-    Always copies. A view would keep the whole batch alive as long as the last of its rows; and what
-    ONNX Runtime gives out lies in its arena, which features that stay for long would tear to pieces.
+    Always copies. A view would keep the whole batch alive as long as the last of its rows; and
+    what ONNX Runtime gives out lies in its arena, which features that stay would tear to pieces.
     """
     return [
         ArrayFeatures([output[row : row + 1].copy() for output in outputs])
