@@ -122,8 +122,13 @@ async def visit(url: str, pid: int, options: argparse.Namespace) -> dict[str, An
         for place in range(options.workers)
     ]
     memory: list[tuple[float, float]] = []
-    while time.monotonic() < until:
-        memory.append(((time.monotonic() - start) / 60, resident_mib(pid)))
+    told_at = start
+    while (now := time.monotonic()) < until:
+        memory.append(((now - start) / 60, resident_mib(pid)))
+        if now - told_at > 6 * options.minutes:
+            told_at = now
+            minutes, mib = memory[-1]
+            print(f"{minutes:.0f} minutes: {mib:.0f} MiB, {outcomes.total()} requests", flush=True)
         await asyncio.sleep(0.5)
     await asyncio.gather(*visitors)
     return {"memory": memory, "outcomes": dict(outcomes)}

@@ -14,6 +14,10 @@ from service.settings import Settings
 
 logger = logging.getLogger("segvlm.server")
 
+# Seconds that an idle connection stays open: longer than balancers and clients keep theirs (60 is
+# common), because whoever closes second may just have sent a request into the closing.
+_KEEP_ALIVE = 75
+
 
 class Server(uvicorn.Server):
     """Serves until a signal or the death of the engine's worker.
@@ -32,6 +36,7 @@ class Server(uvicorn.Server):
                 access_log=False,  # ours names the request's id and the time of each stage
                 log_config=None,
                 server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE,
                 timeout_graceful_shutdown=round(settings.shutdown_timeout),
             )
         )
