@@ -55,9 +55,7 @@ class Settings(BaseSettings):
         True, description="compile the model with the torch backend on a GPU; a slower start"
     )
     model_threads: int = Field(
-        0,
-        ge=0,
-        description="cores that the model uses on a CPU; 0 = all that the process may run on",
+        0, ge=0, description="cores for the model on a CPU; 0 = all that the process may run on"
     )
     image_threads: int = Field(
         min(4, os.cpu_count() or 1),
