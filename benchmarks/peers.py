@@ -41,8 +41,9 @@ def environment() -> Path:
         print(f"Making {_ENVIRONMENT.name} (LitServe, BentoML and the service)", file=sys.stderr)
         venv.create(_ENVIRONMENT, with_pip=True)
         pip = [str(programs / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
-        what = ["-e", ".[serve]", "-r", str(_REQUIREMENTS), "-c", "constraints.txt"]
-        subprocess.run([*pip, "--quiet", *what], cwd=ROOT, check=True)
+        # The others need other versions of what our pins name; ours are kept where they can be.
+        for what in (["-e", ".[serve]", "-c", "constraints.txt"], ["-r", str(_REQUIREMENTS)]):
+            subprocess.run([*pip, "--quiet", *what], cwd=ROOT, check=True)
         stamp.write_text(wanted, encoding="utf-8")
     return programs
 
