@@ -86,9 +86,11 @@ def _load_engine(settings: Settings) -> Engine:
 
 def _serve(options: argparse.Namespace) -> int:
     # The web framework takes a second that `segment` saves.
+    from service.process_memory import return_large_blocks
     from service.request_log import configure_log
     from service.server import Server
 
+    return_large_blocks()  # before there are threads
     settings = load_settings(
         host=options.host, port=options.port, bundle=options.bundle, backend=options.backend
     )
