@@ -47,10 +47,14 @@ class OnnxBackend:
         cores = options.threads or usable_cores()
         self.batch_sizes = batch_sizes(options, max(LARGEST_BATCH, cores), padded=False)
         self._lanes = Lanes(cores)
-        together = open_graphs(bundle, self.precision, cpu_sessions(cores))
-        self._image, self._text, self._mask = alone = together
+
+        def opened(threads: int) -> tuple[Graph, Graph, Graph]:
+            session = cpu_sessions(threads)
+            return self._lanes.call(lambda: open_graphs(bundle, self.precision, session))
+
+        self._image, self._text, self._mask = alone = opened(cores)
         if cores > 1:
-            alone = open_graphs(bundle, self.precision, cpu_sessions(1))
+            alone = opened(1)
         self._image_alone, _, self._mask_alone = alone
 
     def encode_image(self, images: NDArray[np.uint8]) -> Sequence[ArrayFeatures]:
@@ -63,7 +67,8 @@ class OnnxBackend:
         return [features for part in parts for features in part]
 
     def encode_text(self, tokens: NDArray[np.int64]) -> Sequence[ArrayFeatures]:
-        return split_rows(_run(self._text, [tokens]))  # too small to be worth lanes
+        texts = self._lanes.call(lambda: _run(self._text, [tokens]))  # too small for more
+        return split_rows(texts)
 
     def decode(
         self, images: Sequence[ArrayFeatures], texts: Sequence[ArrayFeatures]

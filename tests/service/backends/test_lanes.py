@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.backends.lanes import Lanes, rows_alone
@@ -13,6 +16,7 @@ from service.backends.lanes import Lanes, rows_alone
 SIZES = st.integers(1, 40)
 
 
+@settings(deadline=None, max_examples=50)  # it starts threads
 @given(SIZES, SIZES)
 def test_every_row_runs_once_and_in_order(rows: int, cores: int) -> None:
     lanes, alone = Lanes(cores), rows_alone(rows, cores)
@@ -59,3 +63,20 @@ def test_an_error_is_raised_when_nothing_runs_any_more(failing: int) -> None:
     assert began == ended | {failing}
     assert len(began) < 9, "nobody needs the rest"
     assert lanes.run(2, lambda part: part.start, lambda part: -1) == [0, 1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere priorities are not of threads")
+def test_work_beside_the_model_goes_first() -> None:
+    """Also before the threads that a session starts, which have the priority of who opens it."""
+
+    def priority(_: object = None) -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def of_a_thread_of_its_own() -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(priority).result()
+
+    lanes, ours = Lanes(2), priority()
+    assert lanes.call(of_a_thread_of_its_own) > ours
+    assert min(lanes.run(3, priority, priority)) > ours
+    assert priority() == ours
