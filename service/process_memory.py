@@ -15,7 +15,8 @@ def return_large_blocks() -> bool:
 
     glibc otherwise raises its threshold with the first large photo that it frees. From then on
     photos, which live for milliseconds, lie among features that stay for hours, in a heap for each
-    thread, and the heaps grow full of holes. Returns whether the C library took it.
+    thread, and the heaps grow full of holes. Small blocks get two heaps, not one for each thread.
+    Returns whether the C library took it.
     """
     if not sys.platform.startswith("linux"):
         return False

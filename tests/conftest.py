@@ -40,9 +40,10 @@ def default_bundle() -> Path:
 @pytest.fixture(scope="session")
 def lively_lite() -> SegVLM:
     """`segvlm-lite` at 64 px with random weights, in evaluation mode. Not to be changed."""
+    from model.config import preset_config
     from tests.lively import lively
 
-    return lively("segvlm-lite", image_size=64).eval()
+    return lively(preset_config("segvlm-lite", image_size=64))
 
 
 @pytest.fixture(scope="session")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
-from model.config import preset_config
+from model.config import SegVLMConfig
 from model.deformable import DeformableConv2d
 from model.segvlm import SegVLM, build_segvlm
 
 
-def lively(preset: str, **overrides: Any) -> SegVLM:
-    """Offsets of deformable convolutions and statistics of batch norms are not zero."""
+def lively(config: SegVLMConfig) -> SegVLM:
+    """In evaluation mode; deformable offsets and the statistics of batch norms are not zero."""
     torch.manual_seed(0)
-    model = build_segvlm(preset_config(preset, **overrides))
+    model = build_segvlm(config)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
@@ -24,4 +22,4 @@ def lively(preset: str, **overrides: Any) -> SegVLM:
             elif isinstance(module, DeformableConv2d):
                 module.offset.bias.uniform_(-2, 2)
                 module.offset.weight.normal_(std=0.01)
-    return model
+    return model.eval()

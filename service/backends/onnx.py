@@ -48,14 +48,14 @@ class OnnxBackend:
         self.batch_sizes = batch_sizes(options, max(LARGEST_BATCH, cores), padded=False)
         self._lanes = Lanes(cores)
 
-        def opened(threads: int) -> tuple[Graph, Graph, Graph]:
-            session = cpu_sessions(threads)
-            return self._lanes.call(lambda: open_graphs(bundle, self.precision, session))
-
-        self._image, self._text, self._mask = alone = opened(cores)
+        self._image, self._text, self._mask = self._lanes.call(
+            lambda: open_graphs(bundle, self.precision, cpu_sessions(cores))
+        )
+        self._image_alone, self._mask_alone = self._image, self._mask
         if cores > 1:
-            alone = opened(1)
-        self._image_alone, _, self._mask_alone = alone
+            image, _, mask = bundle.graphs(self.precision)
+            self._image_alone = self._image._replace(session=cpu_sessions(1)(image, ()))
+            self._mask_alone = self._mask._replace(session=cpu_sessions(1)(mask, ()))
 
     def encode_image(self, images: NDArray[np.uint8]) -> Sequence[ArrayFeatures]:
         def encoded(graph: Graph, rows: slice) -> list[ArrayFeatures]:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from model.attention import MultiheadAttention, sinusoids
 from model.config import CLIP_MEAN, CLIP_STD, PRESETS, SegVLMConfig, preset_config
-from model.deformable import DeformableConv2d
 from model.image_encoder import SpatialAttentionPool
 from model.layers import Coordinates, SentenceBatchNorm
 from model.projector import DynamicConvolution, EnhancementBlock
 from model.segvlm import SegVLM, build_segvlm
+from tests.lively import lively
 
 SWITCHES = ("deformable", "se", "residual")
 
@@ -42,20 +42,6 @@ def small(preset: str, **overrides: Any) -> SegVLMConfig:
         "kernel_width": 16,
     }
     return preset_config(preset, **sizes | overrides)
-
-
-def lively(config: SegVLMConfig) -> SegVLM:
-    """Random weights under which everything matters: offsets and statistics are not zero."""
-    torch.manual_seed(0)
-    model = build_segvlm(config)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-                module.running_mean.normal_(std=0.1)
-                module.running_var.uniform_(0.5, 1.5)
-            elif isinstance(module, DeformableConv2d):
-                module.offset.bias.uniform_(-2, 2)
-    return model.eval()
 
 
 def on_meta(config: SegVLMConfig) -> SegVLM:

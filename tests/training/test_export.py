@@ -19,7 +19,7 @@ from torch import nn
 
 from model.bundle import REQUIRED_FILES, TORCHSCRIPT_FILES, WEIGHTS_FILE, Bundle, BundleConfig
 from model.checkpoint import load
-from model.config import PRESETS
+from model.config import PRESETS, preset_config
 from model.image_encoder import ClipResNet
 from model.probe import TOLERANCES
 from model.segvlm import SegVLM
@@ -425,7 +425,7 @@ def measure(proof: Proof, directory: Path) -> dict[str, dict[str, Any]]:
 
 def test_clip_encoders_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CLIP's blocks, its attention pool and the paper's projector, shallow for speed."""
-    model = lively(
+    config = preset_config(
         "segvlm-rn101",
         image_encoder="clip-rn50",
         image_size=96,
@@ -435,6 +435,7 @@ def test_clip_encoders_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         projector_width=64,
         kernel_width=32,
     )
+    model = lively(config)
     model.image_encoder = ClipResNet((1, 2, 1, 1), model.config.state_width)
     settle(model)
     monkeypatch.setitem(TOLERANCES, "int8", 1.0)  # weights that nothing has trained
@@ -446,7 +447,7 @@ def test_clip_encoders_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.timeout(1800)  # the largest takes two minutes of two free cores
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_exports_at_its_own_size(preset: str, tmp_path: Path) -> None:
-    model = lively(preset).eval()
+    model = lively(preset_config(preset))
     export_graphs(model, tmp_path)
     export_torchscript(model, tmp_path)
     proof = Proof(model, clip_tokenizer(), 0.35, None)
