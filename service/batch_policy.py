@@ -90,13 +90,20 @@ def take_batch(
     return Take([], expired, abandoned, min(moments) - now)
 
 
-class FairClock:
-    """Virtual time, by which requests share the device equally however many items each has.
+# Turns between two items of one request. With 1 the clock is ahead of whoever shares a full queue by
+# up to a turn, so a request that comes would wait for one item of each; the last item of n needs
+# n / (n - 1) for that not to happen, 2 is enough for any.
+_TURNS = 2.0
 
-    An item's rank is the time at which it would run if every waiting request got one item in turn
-    (weighted fair queueing, Demers, Keshav and Shenker 1989; all weights 1). So a request of one
-    item overtakes the tail of a request of thirty, and that tail still comes up: time goes on with
-    every item that runs.
+
+class FairClock:
+    """Virtual time, by which requests share the device however many items each has.
+
+    A turn of time has gone by when every waiting request could have run one item (weighted fair
+    queueing, Demers, Keshav and Shenker 1989; all weights 1). A request's first item ranks at its
+    arrival, each other one two turns after the one before. So whoever comes with one item runs
+    before the tails of all that wait, and a tail still comes up: time goes on with every item that
+    runs.
     """
 
     def __init__(self) -> None:
@@ -104,7 +111,7 @@ class FairClock:
 
     def ranks(self, count: int) -> list[float]:
         """Ranks for the items of one request that comes now."""
-        return [self._now + place for place in range(count)]
+        return [self._now + _TURNS * place for place in range(count)]
 
     def advance(self, items: int, requests: int) -> None:
         """`items` were taken; before, so many different `requests` had some waiting."""

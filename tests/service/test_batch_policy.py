@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 import pytest
@@ -164,6 +165,31 @@ def test_single_item_does_not_wait_for_the_tail_of_large_requests() -> None:
         simulation.run(step)
     assert simulation.finished[99] - 5 <= 2
     assert max(simulation.finished.values()) == 20  # nothing is run twice or left: 81 items
+
+
+@pytest.mark.parametrize("items", [2, 3, 10, 32])
+def test_single_item_runs_next_however_long_the_flood_has_lasted(items: int) -> None:
+    """The queue has been full of large requests for long: whenever one ends another one comes."""
+    simulation, rng = Simulation(size=8), random.Random(0)
+    places, single = 64, 10_000
+    for request in range(places):
+        simulation.come(request, rng.randint(1, items))  # so that they do not end together
+    request = places
+    for step in range(60 * items):
+        waiting = {known for *_, known in simulation.queue}
+        for _ in range(places - len(waiting)):
+            simulation.come(request, items)
+            request += 1
+        if step % 5 == 0:
+            simulation.come(single + step, 1)
+        simulation.run(step)
+    waits = {
+        name - single: end - (name - single)
+        for name, end in simulation.finished.items()
+        if name >= single
+    }
+    assert len(waits) == 12 * items
+    assert max(wait for step, wait in waits.items() if step > 20 * items) == 0  # all came at once
 
 
 def test_large_request_is_not_starved_by_a_stream_of_single_ones() -> None:
