@@ -90,9 +90,9 @@ def take_batch(
     return Take([], expired, abandoned, min(moments) - now)
 
 
-# Turns between two items of one request. With 1 the clock is ahead of whoever shares a full queue by
-# up to a turn, so a request that comes would wait for one item of each; the last item of n needs
-# n / (n - 1) for that not to happen, 2 is enough for any.
+# Turns between two items of one request. With 1 the clock of a full queue is up to a turn ahead of
+# what runs, so whoever comes would wait for one item of each other request. The items of n need
+# n / (n - 1) turns between them for that not to happen: 2 is enough for any n.
 _TURNS = 2.0
 
 
