@@ -12,15 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.backends import BACKENDS, load_model
-from service.backends.base import LoadOptions
-from service.engine import Engine
+from service.backends import BACKENDS
 from service.errors import CallerError, EngineStopped, ServiceError
-from service.metrics import Metrics
+from service.loading import load_engine
 from service.negotiation import AnswerKind
 from service.pipeline import Answer, Pipeline
 from service.request_parsing import SegmentTask, check_expressions, validate_options
-from service.settings import Settings, load_settings
+from service.settings import Settings, SettingsError, load_settings
 
 _KINDS = {
     "png": AnswerKind("mask", "image/png"),
@@ -38,11 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _serve(options)
         return _segment(options)
     except ServiceError as error:
-        print(f"error: {error.detail}", file=sys.stderr)
+        _complain(error.detail)
         return 2 if isinstance(error, CallerError) else 1
-    except (ValueError, OSError) as error:  # settings, bundles and files: the caller's to mend
-        print(f"error: {error}", file=sys.stderr)
+    except SettingsError as error:
+        _complain(*error.faults)
         return 2
+    except (ValueError, OSError) as error:  # bundles and files: the caller's to mend
+        _complain(str(error))
+        return 2
+
+
+def _complain(*faults: str) -> None:
+    """A line for each, whatever a library wrote into it."""
+    for fault in faults:
+        line = " ".join(part.strip() for part in fault.splitlines())
+        print(f"error: {line}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,17 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load_engine(settings: Settings) -> Engine:
-    options = LoadOptions(
-        device=settings.device,
-        precision=settings.precision,
-        threads=settings.model_threads,
-        max_batch_size=settings.max_batch_size,
-        compile=settings.compile,
-    )
-    return Engine(load_model(settings.backend, settings.bundle, options), settings, Metrics())
-
-
 def _serve(options: argparse.Namespace) -> int:
     # The web framework takes a second that `segment` saves.
     from service.process_memory import return_large_blocks
@@ -95,7 +92,7 @@ def _serve(options: argparse.Namespace) -> int:
         host=options.host, port=options.port, bundle=options.bundle, backend=options.backend
     )
     configure_log(settings)
-    engine = _load_engine(settings)
+    engine = load_engine(settings)
     server = Server(settings, engine)
     server.run()
     if engine.fault is not None:
@@ -131,7 +128,7 @@ def _segment(options: argparse.Namespace) -> int:
 
 
 async def _answer_once(settings: Settings, task: SegmentTask, kind: AnswerKind) -> Answer:
-    engine = _load_engine(settings)
+    engine = load_engine(settings)
     pipeline = Pipeline(engine, settings)
     engine.start()
     try:

@@ -348,18 +348,33 @@ def test_process_of_a_broken_device_ends_with_a_failure_and_a_reason(
         process.wait()
 
 
-def test_port_that_is_taken_is_a_clear_error(tmp_path: Path, repo_root: Path) -> None:
+def refused_address(repo_root: Path, host: str, port: int) -> str:
+    """The last line that the service prints if it cannot listen there."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "service", "serve", "--host", host, "--port", str(port)],
+        env={**os.environ, "SEGVLM_BACKEND": "fake"},
+        cwd=repo_root,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    (line,) = finished.stderr.splitlines()
+    return line
+
+
+def test_port_that_is_taken_is_a_clear_error(repo_root: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        finished = subprocess.run(
-            [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--port", port],
-            env={**os.environ, "SEGVLM_BACKEND": "fake"},
-            cwd=repo_root,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-    assert finished.returncode != 0
-    assert "address already in use" in finished.stderr
-    assert "Traceback" not in finished.stderr
+        port = taken.getsockname()[1]
+        line = refused_address(repo_root, "127.0.0.1", port)
+    assert line.startswith(f"error: cannot listen on 127.0.0.1, port {port}: ")
+    assert "already in use" in line
+    assert "SEGVLM_PORT" in line
+
+
+def test_address_that_is_none_is_a_clear_error(repo_root: Path) -> None:
+    line = refused_address(repo_root, "256.1.1.1", 0)
+    assert line.startswith("error: cannot listen on 256.1.1.1, port 0: ")
+    assert "SEGVLM_HOST" in line
