@@ -198,12 +198,20 @@ def test_idle_time_counts_only_while_something_waits() -> None:
 
 
 def test_soak_tells_growth_from_a_peak() -> None:
-    flat = [(t / 100, 500.0 + (900 if t % 50 == 7 else 0)) for t in range(1000)]
-    rising = [(t / 100, 500.0 + t / 10) for t in range(1000)]
-    assert set(soak.tenths(flat)) == {500.0}
-    growth = list(soak.tenths(rising))
-    assert growth == sorted(growth)
-    assert growth[-1] / growth[1] > 1.1
+    flat = [(t / 100, 500.0 + (900 if t % 50 == 7 else 0), 256.0) for t in range(1000)]
+    rising = [(t / 100, 500.0 + t / 10, 256.0) for t in range(1000)]
+    assert set(soak.tenths(flat)) == {(500.0, 256.0)}
+    assert "tenth 1, which began with full caches: +0.0% (flat)" in soak.verdict(
+        [*soak.tenths(flat)]
+    )
+    assert "(GROWS)" in soak.verdict([*soak.tenths(rising)])
+
+
+def test_soak_does_not_count_the_caches_that_fill() -> None:
+    filling = [(min(300.0, 100.0 + 80 * place), min(200.0, 80.0 * place)) for place in range(10)]
+    assert "tenth 4, which began with full caches: +0.0% (flat)" in soak.verdict(filling)
+    late = [(500.0, 10.0 * place) for place in range(10)]
+    assert "run it for longer" in soak.verdict(late)
 
 
 def test_soak_of_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
