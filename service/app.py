@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
@@ -74,9 +75,9 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     routers = (segment.router, health.router)
     for router in routers:
         app.include_router(router)
-    engine.metrics.announce_routes(
-        route.path for router in routers for route in router.routes if hasattr(route, "path")
-    )
+    for route in (route for router in routers for route in router.routes):
+        if isinstance(route, APIRoute):
+            engine.metrics.announce_route(route.path, {200, *map(int, route.responses)})
 
     def problem(scope: Scope, error: ServiceError) -> Response:
         scope["state"]["reason"] = error.reason  # counted when the request ends

@@ -59,6 +59,7 @@ class Engine:
         )
         metrics.watch(
             queue_depth=lambda: self._batcher.depth,
+            admitted_images=lambda: self.images,
             model_ready=lambda: float(self.ready),
             cache_bytes={
                 "image": lambda: self._device.images.bytes_held,
@@ -66,6 +67,7 @@ class Engine:
             },
             device_memory=model.backend.memory_bytes,
         )
+        metrics.admitted_images_limit.set(settings.max_queue)
         metrics.model_info.labels(self.spec.name, self.spec.version, model.backend.name).set(1)
 
     @property

@@ -42,6 +42,7 @@ class Metrics:
         self._count_requests()
         self._time_stages()
         self._watch_engine()
+        self._watch_caches()
         ProcessCollector(registry=self.registry)
 
     def _count_requests(self) -> None:
@@ -115,6 +116,16 @@ class Metrics:
             "(image, expression) pairs that wait for the device.",
             registry=self.registry,
         )
+        self.admitted_images = Gauge(
+            "segvlm_admitted_images",
+            "Images accepted and not yet answered.",
+            registry=self.registry,
+        )
+        self.admitted_images_limit = Gauge(
+            "segvlm_admitted_images_limit",
+            "Images that may be accepted at a time; one more gets a 503.",
+            registry=self.registry,
+        )
         self.model_ready = Gauge(
             "segvlm_model_ready",
             "1 when the model is warmed up and accepts requests, else 0.",
@@ -126,6 +137,8 @@ class Metrics:
             ("name", "version", "backend"),
             registry=self.registry,
         )
+
+    def _watch_caches(self) -> None:
         self.cache_hits = Counter(
             "segvlm_cache_hits_total",
             "Features found in a cache.",
@@ -154,21 +167,23 @@ class Metrics:
             f"segvlm_{stage}_seconds", documentation, buckets=SECONDS, registry=self.registry
         )
 
-    def announce_routes(self, routes: Iterable[str]) -> None:
-        """Create the series of each route, so that a rate over the first request is not lost."""
-        for route in routes:
-            self.requests.labels(route, "200")
-            self.request_seconds.labels(route)
+    def announce_route(self, route: str, codes: Iterable[int]) -> None:
+        """Create its series, so that a rate over the first answer of each code is not lost."""
+        for code in codes:
+            self.requests.labels(route, str(code))
+        self.request_seconds.labels(route)
 
     def watch(
         self,
         queue_depth: Callable[[], float],
+        admitted_images: Callable[[], float],
         model_ready: Callable[[], float],
         cache_bytes: Mapping[str, Callable[[], float]],
         device_memory: Callable[[], Mapping[str, int]],
     ) -> None:
         """Read these at each scrape."""
         self.queue_depth.set_function(queue_depth)
+        self.admitted_images.set_function(admitted_images)
         self.model_ready.set_function(model_ready)
         for cache, read in cache_bytes.items():
             self.cache_bytes.labels(cache).set_function(read)
