@@ -281,40 +281,49 @@ def test_graceful_stop_answers_what_was_accepted(
 
 
 SERVE_BADLY = """
-import sys, time
+import sys, threading, time
 from service import __main__ as command
-from service import inference
+from service import batcher, inference
 from service.backends import base, fake
 
-warm_up = inference.ModelDevice.warm_up
+admit, warm_up = batcher.Batcher.admit, inference.ModelDevice.warm_up
+admitted = threading.Semaphore(0)
+
+def admit_and_tell(self):
+    slot = admit(self)
+    admitted.release()
+    return slot
 
 def hang(self, *features):
     time.sleep(600)
 
 def lose(self, *features):
+    for _ in range(2):  # whoever comes later would find no process
+        admitted.acquire(timeout=60)
     raise base.DeviceLost("uncorrectable memory error")
 
 def warm_up_well(self):
     warm_up(self)
     fake.FakeBackend.decode = {"hang": hang, "lose": lose}[sys.argv[1]]
 
+batcher.Batcher.admit = admit_and_tell
 inference.ModelDevice.warm_up = warm_up_well
 sys.exit(command.main(["serve", "--backend", "fake", "--host", "127.0.0.1", "--port", "0"]))
 """
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
-    [("hang", "a batch took more than 1 s"), ("lose", "uncorrectable memory error")],
+    ("fault", "batch_timeout", "reason"),
+    [("hang", "3", "a batch took more than 3 s"), ("lose", "90", "uncorrectable memory error")],
 )
 def test_process_of_a_broken_device_ends_with_a_failure_and_a_reason(
-    repo_root: Path, small_photo: bytes, fault: str, reason: str
+    repo_root: Path, small_photo: bytes, fault: str, batch_timeout: str, reason: str
 ) -> None:
     """Also when its thread never comes back: the supervisor gets a process to start anew."""
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE_BADLY, fault],
         cwd=repo_root,
-        env={**os.environ, "PYTHONPATH": str(repo_root), "SEGVLM_BATCH_TIMEOUT": "1"},
+        env={**os.environ, "PYTHONPATH": str(repo_root), "SEGVLM_BATCH_TIMEOUT": batch_timeout},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
