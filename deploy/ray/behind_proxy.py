@@ -44,9 +44,9 @@ def _until(left: asyncio.Event, receive: Receive) -> Receive:
         leaving = asyncio.ensure_future(left.wait())
         try:
             await asyncio.wait((message, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if message.done() and message.exception() is None:
-                return message.result()
-            return {"type": "http.disconnect"}
+            if not message.done() or message.cancelled() or message.exception() is not None:
+                return {"type": "http.disconnect"}
+            return message.result()
         finally:
             message.cancel()
             leaving.cancel()

@@ -16,7 +16,7 @@ import tarfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,8 @@ class Engine(ABC):
         """Every path in the image with its size; directories and links count as 0."""
 
     @abstractmethod
-    def run(self, tag: str) -> Any:
-        """A context manager that yields a Container."""
+    def run(self, tag: str) -> AbstractContextManager[Container]:
+        """A container of the image until the block ends."""
 
 
 class DockerEngine(Engine):

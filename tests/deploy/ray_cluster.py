@@ -110,7 +110,7 @@ def local_cluster(root: Path) -> Iterator[Cluster]:
             "PYTHONPATH": str(root),
             "RAY_AUTH_TOKEN": uuid.uuid4().hex,  # or Ray would leave one in the home directory
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": "50",  # 30 are too few on a busy machine
+            "RAY_raylet_start_wait_time_s": "40",  # 30 are too few on a busy machine
             "RAY_worker_register_timeout_seconds": f"{PATIENCE}",
             "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
         }.items():
@@ -120,11 +120,11 @@ def local_cluster(root: Path) -> Iterator[Cluster]:
             config = yaml.safe_load((root / "deploy/ray/serve.yaml").read_text())
             yield Cluster(directory, config)
         finally:
-            with suppress(Exception):
-                serve.shutdown()
+            if ray.is_initialized():  # or Serve would start another Ray to shut down
+                with suppress(Exception):
+                    serve.shutdown()
             ray.shutdown()
             _end(directory)
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _start(ray: Any, directory: Path) -> None:
@@ -163,6 +163,7 @@ def _end(directory: Path) -> None:
     while (left := list(_processes(directory))) and time.monotonic() < end:
         time.sleep(0.1)
     _kill(left)
+    shutil.rmtree(directory, ignore_errors=True)
     assert not left, f"Ray left processes behind: {left}"
 
 

@@ -23,6 +23,7 @@ from tests.deploy.ray_cluster import PATIENCE, Cluster, local_cluster, wait_unti
 from tests.deploy.ray_crowd import Crowd, Question
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings(
         "ignore:Using extra keyword arguments on `Field`:DeprecationWarning"
     ),
@@ -174,7 +175,6 @@ def test_replicas_follow_the_load(cluster: Cluster) -> None:
     wait_until(lambda: cluster.runs(1), "a single replica again")
 
 
-@pytest.mark.slow  # Ray tries four times to build the application
 def test_a_bad_setting_fails_the_upgrade_and_nothing_else(cluster: Cluster) -> None:
     cluster.deploy(SLOW, SLOW_ENGINE, num_replicas=1)
     before = cluster.replicas()
