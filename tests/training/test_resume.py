@@ -23,6 +23,9 @@ import yaml
 from training.run_files import load_state
 from training.run_log import read_log
 
+# Five runs that are killed and resumed come first, while another file's tests have a core.
+pytestmark = pytest.mark.timeout(600)
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
@@ -52,7 +55,7 @@ def ended(config: Path, environment: dict[str, str]) -> dict[str, list[dict[str,
 
     def run(part: str) -> Any:
         told = subprocess.run(
-            [*command, part], env=environment, cwd=config.parent, timeout=280, capture_output=True
+            [*command, part], env=environment, cwd=config.parent, timeout=580, capture_output=True
         )
         assert told.returncode == 0, told.stderr.decode()
         return json.loads(told.stdout.splitlines()[-1])
