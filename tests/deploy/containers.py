@@ -146,7 +146,16 @@ class Buildah(Engine):
         return output([*self._buildah, *arguments], env=self._environment)
 
     def build(self, dockerfile: str, tag: str) -> None:
+        before = self._images(tag)
         output([str(_BUILD_IMAGE), dockerfile, tag, "."], cwd=ROOT, env=self._environment)
+        for replaced in before - self._images(tag):
+            self._ask("rmi", replaced)
+
+    def _images(self, tag: str) -> set[str]:
+        """Of this tag: one, or none yet."""
+        command = [*self._buildah, "images", "-q", tag]
+        asked = subprocess.run(command, capture_output=True, text=True, env=self._environment)
+        return set(asked.stdout.split())
 
     def config(self, tag: str) -> dict[str, Any]:
         image = json.loads(self._ask("inspect", "--type", "image", tag))
