@@ -21,6 +21,7 @@ from click.testing import CliRunner
 PATIENCE = 120  # seconds; only a test that fails waits this long
 _FAREWELL = 30
 _STARTS = 3
+_TOKEN = uuid.uuid4().hex  # Ray reads it once in a process
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -108,7 +109,7 @@ def local_cluster(root: Path) -> Iterator[Cluster]:
         patch.delenv("RAY_AUTH_MODE", raising=False)  # Ray sets it
         for name, value in {
             "PYTHONPATH": str(root),
-            "RAY_AUTH_TOKEN": uuid.uuid4().hex,  # or Ray would leave one in the home directory
+            "RAY_AUTH_TOKEN": _TOKEN,  # or Ray would leave one in the home directory
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_raylet_start_wait_time_s": "40",  # 30 are too few on a busy machine
             "RAY_worker_register_timeout_seconds": f"{PATIENCE}",
