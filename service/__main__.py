@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    # As process 1 of a container it would not hear a stop before the server listens for it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # The web framework takes a second that `segment` saves.
     from service.process_memory import return_large_blocks
     from service.request_log import configure_log

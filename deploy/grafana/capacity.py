@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.grafana.layout import Place, dashboard
+from deploy.grafana.layout import dashboard, ninths
 from deploy.grafana.panels import Json, Query, table, time_series
 from deploy.grafana.queries import ANSWERED, rate, requests, series, total
 
@@ -12,12 +12,7 @@ BY_INSTANCE = "{{instance}}"
 def capacity() -> Json:
     """Three rows: the device, the process, the places."""
     rows = (_device(), _process(), _replicas())
-    places = [
-        Place(8 * column, 7 * row, 8, 7, panel)
-        for row, panels in enumerate(rows)
-        for column, panel in enumerate(panels)
-    ]
-    return dashboard("Capacity", "What is used of what there is.", places)
+    return dashboard("Capacity", "What is used of what there is.", ninths(rows))
 
 
 def _device() -> list[Json]:

@@ -54,7 +54,7 @@ def _numbers() -> list[Json]:
             "Share of the requests that got a 5xx.",
             "percentunit",
             Query(errors, "errors"),
-            ((0, "green"), (0.005, "orange"), (0.05, "red")),
+            ((0, "green"), (0.01, "orange"), (0.05, "red")),
         ),
         stat(
             "p99",
@@ -92,12 +92,12 @@ def _whole() -> list[Json]:
         time_series(
             "Error ratio",
             "Share of the requests that got a 5xx; of them those refused (503) and given up "
-            "(504). The line is what the objective allows.",
+            "(504); and what the objective allows.",
             "percentunit",
             Query(f"{total(requests(ERRORS))} / {everything}", "all 5xx"),
             Query(f"{total(requests(REFUSED))} / {everything}", "503"),
             Query(f"{total(requests(TOO_LATE))} / {everything}", "504"),
-            limit=0.005,
+            Query("segvlm:error_budget:ratio", "allowed"),
         ),
         time_series(
             "Request time",

@@ -23,6 +23,15 @@ class Place:
     panel: Json
 
 
+def ninths(rows: Sequence[Sequence[Json]]) -> list[Place]:
+    """Rows of up to three panels, each a third of the screen wide and high."""
+    return [
+        Place(8 * column, 7 * row, 8, 7, panel)
+        for row, panels in enumerate(rows)
+        for column, panel in enumerate(panels)
+    ]
+
+
 def dashboard(name: str, description: str, places: Sequence[Place]) -> Json:
     """A dashboard called `name`, with the variables that all of them share."""
     panels = [

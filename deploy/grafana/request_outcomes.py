@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.grafana.layout import Place, dashboard
+from deploy.grafana.layout import Place, dashboard, ninths
 from deploy.grafana.panels import Json, Query, bar_gauge, time_series
 from deploy.grafana.queries import ANSWERED, SEGMENT, rate, rates_that_occur, series, total
 
@@ -25,13 +25,8 @@ def request_outcomes() -> Json:
         (_reasons(), _routes()),
         (_burn(), _batch_failures()),
     )
-    places = [
-        Place(8 * column, 7 * row, 8, 7, panel)
-        for row, panels in enumerate(rows)
-        for column, panel in enumerate(panels)
-    ]
     return dashboard(
-        "Requests", "What became of every request.", [*places, Place(16, 0, 8, 21, _sums())]
+        "Requests", "What became of every request.", [*ninths(rows), Place(16, 0, 8, 21, _sums())]
     )
 
 

@@ -5,10 +5,14 @@ Each file is imported only when it is chosen: the CPU service has no torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from service.backends.base import LoadedModel, LoadOptions
+
+# ONNX Runtime reports its use to its maker unless it finds this when it is imported.
+os.putenv("ORT_DISABLE_TELEMETRY", "1")
 
 
 def _load_onnx(bundle: Path, options: LoadOptions) -> LoadedModel:

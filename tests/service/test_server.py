@@ -229,6 +229,34 @@ sys.exit(command.main(["serve", "--backend", "fake", "--host", "127.0.0.1", "--p
 """
 
 
+LOAD_FOR_EVER = """
+import sys, time
+from service import __main__ as command
+
+def load(settings):
+    print("loading", flush=True)
+    time.sleep(600)
+
+command.load_engine = load
+sys.exit(command.main(["serve", "--backend", "fake"]))
+"""
+
+
+def test_a_stop_is_heard_while_the_model_loads(repo_root: Path) -> None:
+    """By a handler: process 1 of a container has no default that would end it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOAD_FOR_EVER], cwd=repo_root, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_graceful_stop_answers_what_was_accepted(
     tmp_path: Path, repo_root: Path, small_photo: bytes, signal_number: int

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,3 +166,16 @@ def test_no_memory_is_told_apart(make_bundle: MakeBundle, monkeypatch: pytest.Mo
     images = np.zeros((1, SIZE, SIZE, 3), dtype=np.uint8)
     with pytest.raises(OutOfMemory, match="requested buffer"):
         backend.encode_image(images)
+
+
+@pytest.mark.parametrize("imported", ["service.backends", "training"])
+def test_onnx_runtime_does_not_report_its_use(
+    imported: str, repo_root: Path, tmp_path: Path
+) -> None:
+    """It keeps what it will send in the home directory."""
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(repo_root)}
+    for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    program = f"import {imported}, onnxruntime; onnxruntime.get_available_providers()"
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
