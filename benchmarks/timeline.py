@@ -26,6 +26,7 @@ from service.flight import BatchReport
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.request_parsing import RawRequest
+from service.segment_translation import SegmentTranslation
 from service.settings import load_settings
 from service.stages import StageTimes
 
@@ -89,7 +90,8 @@ async def record(options: argparse.Namespace) -> Timeline:
             times = StageTimes(engine.clock)
             kept.append(times)
             raw = RawRequest(bodies.next(), bodies.content_type, "", [])
-            await pipeline.answer(raw, "application/json", times)
+            translation = SegmentTranslation(raw, "application/json", settings)
+            await pipeline.answer(translation, times)
 
     zero = engine.clock()
     await asyncio.gather(*(ask() for _ in range(options.requests)))

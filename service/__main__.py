@@ -19,7 +19,9 @@ from service.loading import load_engine
 from service.negotiation import AnswerKind
 from service.pipeline import Answer, Pipeline
 from service.request_parsing import SegmentTask, check_expressions, validate_options
+from service.segment_translation import TaskTranslation
 from service.settings import Settings, SettingsError, load_settings
+from service.stages import StageTimes
 
 _KINDS = {
     "png": AnswerKind("mask", "image/png"),
@@ -123,10 +125,10 @@ def _segment(options: argparse.Namespace) -> int:
     )
     answer = asyncio.run(_answer_once(settings, task, kind))
     if options.out is None:
-        print(answer.body.decode())
+        print(answer.payload.body.decode())
     else:
-        options.out.write_bytes(answer.body)
-        print(f"{options.out}: {len(answer.body):,} bytes in {answer.timings.total:.0f} ms")
+        options.out.write_bytes(answer.payload.body)
+        print(f"{options.out}: {len(answer.payload.body):,} bytes in {answer.timings.total:.0f} ms")
     return 0
 
 
@@ -135,7 +137,7 @@ async def _answer_once(settings: Settings, task: SegmentTask, kind: AnswerKind) 
     pipeline = Pipeline(engine, settings)
     engine.start()
     try:
-        return await pipeline.segment(task, kind)
+        return await pipeline.answer(TaskTranslation(task, kind), StageTimes(engine.clock))
     except EngineStopped as error:
         raise EngineStopped(engine.fault) from error
     finally:

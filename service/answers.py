@@ -131,11 +131,13 @@ def render_json(
     ).encode()
 
 
-def timings(times: StageTimes, total: float) -> Timings:
-    """The stages in milliseconds; `total` in seconds."""
-    stages = ("decode", "preprocess", "queue", "inference", "postprocess")
+def timings(times: StageTimes, total: float, postprocess: float) -> Timings:
+    """The stages in milliseconds; `total` and the running `postprocess` in seconds."""
+    stages = ("decode", "preprocess", "queue", "inference")
     return Timings(
-        **{name: _milliseconds(times.seconds(name)) for name in stages}, total=_milliseconds(total)
+        **{name: _milliseconds(times.seconds(name)) for name in stages},
+        postprocess=_milliseconds(postprocess),
+        total=_milliseconds(total),
     )
 
 

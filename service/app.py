@@ -8,15 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Scope
 
 from service.engine import Engine
 from service.errors import (
-    PROBLEM_MEDIA_TYPE,
     ClientGone,
     InternalError,
     MethodUnknown,
@@ -26,6 +23,7 @@ from service.errors import (
 from service.middleware import BodyLimit, RequestObserver
 from service.openapi import describe_api
 from service.pipeline import Pipeline
+from service.problems import problem_response
 from service.request_log import log_request
 from service.request_record import RequestRecord
 from service.routes import health, segment
@@ -71,6 +69,7 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     )
     app.state.engine = engine
     app.state.pipeline = pipeline
+    app.state.settings = settings
     app.openapi = functools.partial(describe_api, app)  # type: ignore[method-assign]
     routers = (segment.router, health.router)
     for router in routers:
@@ -79,26 +78,17 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
         if isinstance(route, APIRoute):
             engine.metrics.announce_route(route.path, {200, *map(int, route.responses)})
 
-    def problem(scope: Scope, error: ServiceError) -> Response:
-        scope["state"]["reason"] = error.reason  # counted when the request ends
-        return JSONResponse(
-            error.problem(scope["state"]["request_id"]),
-            status_code=error.status,
-            headers=error.headers,
-            media_type=PROBLEM_MEDIA_TYPE,
-        )
-
     async def answer_error(request: Request, error: Exception) -> Response:
         known = _in_tree(request, error)
         if known.status == 500:  # the rest is no surprise: the metrics count it
             logger.error("%s", known.title, exc_info=known.__cause__)
-        return problem(request.scope, known)
+        return problem_response(request.scope, known)
 
     for kind in (ServiceError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(  # the last one added is the outermost
-        RequestObserver, metrics=engine.metrics, problem=problem, record=record
+        RequestObserver, metrics=engine.metrics, problem=problem_response, record=record
     )
     return app
 

@@ -1,7 +1,8 @@
 """One request from its bytes to the bytes of its answer: decode, letterbox, model, masks.
 
 What costs CPU runs in a small thread pool of our own, never on the event loop; the model runs in
-the engine's thread. The same pipeline serves HTTP and the command line.
+the engine's thread. The same pipeline serves every protocol and the command line; a
+`service.translation` says how a request is read and its answer written.
 """
 
 from __future__ import annotations
@@ -16,38 +17,49 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from model.preprocess import letterbox_geometry, letterbox_picture
-from service import answers, mask_formats
+from service import answers
 from service.answers import Finding, FoundMask
 from service.engine import Engine, EngineSlot
 from service.errors import DeadlineExceeded, EngineStopped
 from service.image_input import decode_photo
 from service.inference import ImageInput, Logits, TextInput, content_key
-from service.negotiation import AnswerKind, choose_answer
-from service.request_parsing import RawRequest, SegmentTask, parse_task, parse_timeout
-from service.schemas import SegmentResult, Timings
+from service.request_parsing import SegmentTask
+from service.schemas import Timings
 from service.settings import Settings
 from service.stages import StageTimes
 from service.submission import Completed
+from service.translation import Findings, Payload, Translation
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The body of a successful answer."""
+    """A successful answer and what it took."""
 
-    body: bytes
-    media_type: str
+    payload: Payload
     timings: Timings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Place:
     """An admitted request: its slot, when it came and when it must be answered."""
 
     slot: EngineSlot
     started: float
     deadline: float
+    seconds: float
+    """What its deadline is called in the answer to whom it is too short."""
+    limit: asyncio.Timeout
+
+    def shorten(self, seconds: float) -> None:
+        """Answer within `seconds` of the start, if that is sooner."""
+        sooner = self.started + seconds
+        if sooner < self.deadline:
+            when = self.limit.when()
+            assert when is not None
+            self.limit.reschedule(when - (self.deadline - sooner))
+            self.deadline, self.seconds = sooner, seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,6 @@ class _Prepared:
     """A request that is ready for the model."""
 
     task: SegmentTask
-    kind: AnswerKind
     image: ImageInput
     texts: list[TextInput]
 
@@ -73,58 +84,56 @@ class Pipeline:
         """Drop what has not started; running work ends by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, raw: RawRequest, accept: str, times: StageTimes) -> Answer:
-        """Parse and serve an HTTP request; `accept` is its Accept header.
+    async def answer(
+        self,
+        translation: Translation,
+        times: StageTimes,
+        timeout: float | None = None,
+        arrived_at: float = 0.0,
+    ) -> Answer:
+        """Read, serve and write one request.
 
         The place in the queue comes first, so that an overloaded service refuses before it parses
         or decodes anything. Being cancelled drops whatever has not started. Raises any member of
         `service.errors` but those of the routing.
+
+        Args:
+            timeout: seconds from `arrived_at`, by the engine's clock, that the caller will wait.
+                It can only shorten what the settings allow; so can the task's own.
         """
         seconds = self._settings.timeout
         deadline = self._clock() + seconds
-        asked = parse_timeout(raw.timeout)
-        if asked is not None:
-            deadline = min(deadline, raw.arrived_at + asked)
-            seconds = min(seconds, asked)
+        if timeout is not None:
+            deadline = min(deadline, arrived_at + timeout)
+            seconds = min(seconds, timeout)
         async with self._admitted(deadline, seconds) as place:
-
-            def prepare() -> _Prepared:
-                with times.stage("parse"):
-                    task = parse_task(raw, self._settings)
-                    kind = choose_answer(task, accept)
-                return self._prepare(task, kind, times)
-
-            return await self._serve(place, prepare, times)
-
-    async def segment(self, task: SegmentTask, kind: AnswerKind) -> Answer:
-        """Serve a task that is already parsed; as `answer` otherwise."""
-        times = StageTimes(self._clock)
-        seconds = self._settings.timeout
-        async with self._admitted(self._clock() + seconds, seconds) as place:
-            return await self._serve(place, lambda: self._prepare(task, kind, times), times)
+            return await self._serve(place, translation, times)
 
     @asynccontextmanager
     async def _admitted(self, deadline: float, seconds: float) -> AsyncIterator[_Place]:
         """A place in the engine's queue until the answer, or until `deadline`, `seconds` away."""
         started = self._clock()
         try:
-            async with asyncio.timeout(deadline - started):
+            async with asyncio.timeout(deadline - started) as limit:
                 with self._engine.admit() as slot:
-                    yield _Place(slot, started, deadline)
+                    place = _Place(slot, started, deadline, seconds, limit)
+                    yield place
         except TimeoutError:
-            raise DeadlineExceeded(seconds) from None
+            raise DeadlineExceeded(place.seconds) from None
 
-    async def _serve(
-        self, place: _Place, prepare: Callable[[], _Prepared], times: StageTimes
-    ) -> Answer:
-        prepared = await self._in_pool(prepare)
+    async def _serve(self, place: _Place, translation: Translation, times: StageTimes) -> Answer:
+        prepared = await self._in_pool(lambda: self._prepare(translation, times))
+        if prepared.task.timeout is not None:
+            place.shorten(prepared.task.timeout)
         submitted = self._clock()
         outputs = await self._engine.submit(
             place.slot, prepared.image, prepared.texts, place.deadline
         )
         self._note_model(outputs, submitted, times)
         logits = [output.result for output in outputs]
-        return await self._in_pool(lambda: self._finish(place, prepared, logits, times))
+        return await self._in_pool(
+            lambda: self._finish(place, translation, prepared, logits, times)
+        )
 
     async def _in_pool(self, work: Callable[[], Value]) -> Value:
         context = contextvars.copy_context()  # the request's id, for log lines
@@ -151,8 +160,10 @@ class Pipeline:
 
     # -- in the pool ---------------------------------------------------------------------------
 
-    def _prepare(self, task: SegmentTask, kind: AnswerKind, times: StageTimes) -> _Prepared:
+    def _prepare(self, translation: Translation, times: StageTimes) -> _Prepared:
         metrics = self._engine.metrics
+        with times.stage("parse"):
+            task = translation.read()
         key = content_key(task.image)
         image = self._engine.recall(key)
         if image is None:
@@ -166,30 +177,39 @@ class Pipeline:
                 image = ImageInput(key, letterbox_picture(photo.picture, geometry), geometry)
             texts = self._engine.tokenize(task.expressions)
         metrics.preprocess_seconds.observe(times.seconds("preprocess"))
-        return _Prepared(task, kind, image, texts)
+        return _Prepared(task, image, texts)
 
     def _finish(
-        self, place: _Place, prepared: _Prepared, logits: Sequence[Logits], times: StageTimes
+        self,
+        place: _Place,
+        translation: Translation,
+        prepared: _Prepared,
+        logits: Sequence[Logits],
+        times: StageTimes,
     ) -> Answer:
-        task, kind = prepared.task, prepared.kind
-        picture = b""
-        results: list[SegmentResult] = []
-        with times.stage("postprocess"):
-            masks = self._masks(prepared, logits, place.deadline)
-            if kind.name == "json":
-                results = [answers.describe(found, task.options) for found in masks]
-            elif kind.name == "mask":
-                picture = mask_formats.encode_png(next(masks).mask)
-            else:
-                # Decoded again: keeping every queued photo in full would cost far more memory.
-                photo = decode_photo(task.image, self._settings.max_pixels)
-                picture = answers.draw_overlay(photo.picture, masks, kind.media_type)
-        self._engine.metrics.postprocess_seconds.observe(times.seconds("postprocess"))
-        timings = answers.timings(times, self._clock() - place.started)
-        if kind.name == "json":
-            geometry = prepared.image.geometry
-            picture = answers.render_json(self._engine.spec, geometry, results, timings)
-        return Answer(picture, kind.media_type, timings)
+        image = prepared.task.image
+        begun = self._clock()
+
+        @functools.cache  # the header says the same as the body
+        def timings() -> Timings:
+            now = self._clock()
+            return answers.timings(times, now - place.started, postprocess=now - begun)
+
+        payload = translation.write(
+            Findings(
+                spec=self._engine.spec,
+                task=prepared.task,
+                geometry=prepared.image.geometry,
+                masks=self._masks(prepared, logits, place.deadline),
+                timings=timings,
+                photo=lambda: decode_photo(image, self._settings.max_pixels).picture,
+            )
+        )
+        taken = timings()
+        finished = self._clock()
+        times.add("postprocess", begun, finished)
+        self._engine.metrics.postprocess_seconds.observe(finished - begun)
+        return Answer(payload, taken)
 
     def _masks(
         self, prepared: _Prepared, logits: Sequence[Logits], deadline: float

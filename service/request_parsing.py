@@ -37,26 +37,25 @@ _HINT = (
 
 @dataclass(frozen=True, slots=True)
 class SegmentTask:
-    """What one request asks for; every field is within its limits."""
+    """What one request asks for; every field is within its limits.
+
+    `timeout`: seconds within which its body wants the answer, in protocols that say it there.
+    """
 
     image: bytes
     expressions: tuple[str, ...]
     options: SegmentOptions
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RawRequest:
-    """A request as it came: the whole body, its headers that matter, the query's pairs.
-
-    `arrived_at`: when its headers came, by the engine's clock.
-    """
+    """A request as it came: the whole body, its headers that matter, the query's pairs."""
 
     body: bytes
     content_type: str
     content_encoding: str
     query: Sequence[tuple[str, str]]
-    timeout: str | None = None
-    arrived_at: float = 0.0
 
 
 def parse_timeout(value: str | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from io import BytesIO
@@ -422,7 +423,12 @@ def test_event_loop_is_free_while_an_image_is_decoded(
     """And while a body is parsed and a mask encoded: each held here until a probe was answered."""
     service = make_service(image_cache_bytes=0)
     assert service.client
-    for name in ("parse_task", "decode_photo", "answers.describe", "answers.render_json"):
+    for name in (
+        "segment_translation.parse_task",
+        "pipeline.decode_photo",
+        "answers.describe",
+        "answers.render_json",
+    ):
         original = resolve(name)
         entered, leave = threading.Event(), threading.Event()
 
@@ -438,7 +444,7 @@ def test_event_loop_is_free_while_an_image_is_decoded(
             return original(*arguments, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(f"service.pipeline.{name}", held)
+            patch.setattr(f"service.{name}", held)
             results = in_background(lambda: post(service, small_photo))
             assert entered.wait(PATIENCE)
             assert service.client.get("/healthz").status_code == 200
@@ -449,12 +455,8 @@ def test_event_loop_is_free_while_an_image_is_decoded(
 
 
 def resolve(name: str) -> Any:
-    from service import pipeline
-
-    found: Any = pipeline
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
+    module, function = name.split(".")
+    return getattr(importlib.import_module(f"service.{module}"), function)
 
 
 def test_model_runs_in_one_thread_only(service: Any, small_photo: bytes) -> None:
