@@ -33,7 +33,8 @@ class Findings:
     """What the model found.
 
     masks: one for each expression, in order, made when it is asked for: a large image then costs
-    the memory of one. May raise TimeoutError, which the pipeline answers. timings: up to its first call.
+    the memory of one. May raise TimeoutError, which the pipeline answers.
+    timings: up to its first call.
     photo: the image again, RGB in its full size; keeping it while it waits would cost far more.
     """
 
