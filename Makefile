@@ -14,6 +14,11 @@ SERVE_STAMP := $(VENV)/.installed-serve
 FULL_STAMP  := $(VENV)/.installed-full
 PINS        := pyproject.toml constraints.txt
 
+# Other people's clients, which the tests run: an environment for each list in tests/clients/.
+CLIENTS       := .venv-clients
+CLIENT_STAMPS := $(patsubst tests/clients/%.txt,$(CLIENTS)/%/.installed, \
+                   $(wildcard tests/clients/*.txt))
+
 .DEFAULT_GOAL := help
 .PHONY: help serve test check format clean sbom audit
 
@@ -25,7 +30,7 @@ serve: $(SERVE_STAMP) ## start the service with the bundled model (PORT=9000 for
 	@exec env SEGVLM_HOST="$${SEGVLM_HOST:-127.0.0.1}" $(BIN)/python -m service serve --port $(PORT)
 
 # What only computes runs on all cores, a file each; what loads a service has them to itself.
-test: $(FULL_STAMP) ## run the tests (PYTEST_ARGS="-k letterbox" to choose)
+test: $(FULL_STAMP) $(CLIENT_STAMPS) ## run the tests (PYTEST_ARGS="-k letterbox" to choose)
 ifdef PYTEST_ARGS
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
@@ -44,7 +49,8 @@ format: $(FULL_STAMP) ## let ruff fix and format
 	@$(BIN)/ruff format .
 
 clean: ## remove the environment and every cache
-	@rm -rf $(VENV) $(AUDIT) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) $(AUDIT) $(CLIENTS) dist *.egg-info
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # pip is the last thing that venv writes, so a half-made environment is made again.
 $(BIN)/pip:
@@ -65,6 +71,16 @@ $(FULL_STAMP): $(PINS) | $(BIN)/pip
 	@echo "Installing training, service and development tools into $(VENV) (torch takes a while)"
 	@$(PIP) -e '.[train,serve,ray,dev]'
 	@touch $@ $(SERVE_STAMP)
+
+# The lists are complete, so nothing is resolved and two clients' wishes cannot clash.
+# tests/clients/NAME.sh, where there is one, adds what pip cannot.
+$(CLIENTS)/%/.installed: tests/clients/%.txt | $(BIN)/pip
+	@echo "Installing the clients of $< into $(@D)"
+	@$(PYTHON) -m venv --clear --without-pip $(@D)
+	@$(BIN)/python -m pip --python $(@D)/bin/python --disable-pip-version-check --quiet install \
+	  --no-compile --no-deps -r $<
+	@if [ -f $(<:.txt=.sh) ]; then bash $(<:.txt=.sh) $(@D); fi
+	@touch $@
 
 # Tools that look at the service from outside; they have an environment of their own.
 AUDIT       := .venv-audit
