@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from service.backends.base import LoadedModel, ModelSpec
 from service.batch_policy import BatchPolicy
@@ -104,6 +105,15 @@ class Engine:
     def ready(self) -> bool:
         """Alive, warmed up and admitting; being busy does not change it."""
         return self.alive and self.warm and not self.draining
+
+    @property
+    def condition(self) -> Literal["ok", "warming_up", "draining", "stopped"]:
+        """`ok` when ready, or why it is not."""
+        if not self.alive:
+            return "stopped"
+        if self.draining:
+            return "draining"
+        return "ok" if self.warm else "warming_up"
 
     @property
     def images(self) -> int:

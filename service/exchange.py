@@ -30,6 +30,7 @@ async def exchange(request: Request, translation: Translation) -> Response:
     working = pipeline.answer(translation, state.times, asked, state.arrived_at)
     answer: Answer = await while_connected(request, working)
     payload = answer.payload
+    state.memory.take(len(payload.body))  # until it is sent
     return Response(
         payload.body,
         media_type=payload.media_type,

@@ -19,11 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import (
     Draining,
     InternalError,
-    QueueFull,
     ServiceError,
     TooLarge,
     UploadTooSlow,
 )
+from service.memory_budget import MemoryBudget, MemoryShare
 from service.metrics import Metrics
 from service.request_record import UNMATCHED, RequestRecord, current_request_id
 from service.settings import Settings
@@ -109,39 +109,36 @@ class BodyLimit:
 
     Counts what arrives, so a missing or false Content-Length changes nothing. The errors are
     raised out of `receive`, inside the application, and take the way of every other error.
+    `scope["state"]["memory"]` is the request's MemoryShare, for what else it makes.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._settings = settings
-        self._buffered = 0
+        self._budget = MemoryBudget(settings.max_buffered_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         upload = _Upload(receive, Headers(scope=scope).get("content-length", ""), self._settings)
+        memory = scope["state"]["memory"] = MemoryShare(self._budget)
 
         async def bounded_receive() -> Message:
             message = await upload.receive()
-            size = len(message.get("body", b""))
-            if self._buffered + size > self._settings.max_buffered_bytes:
-                raise QueueFull(retry_after=1.0)
-            self._buffered += size
-            upload.counted += size
+            memory.take(len(message.get("body", b"")))
             return message
 
         try:
             await self._app(scope, bounded_receive, send)
         finally:
-            self._buffered -= upload.counted
+            memory.release()
 
 
 class _Upload:
-    """One body on its way in; `counted` of its bytes are in the sum of all."""
+    """One body on its way in."""
 
     def __init__(self, receive: Receive, declared: str, settings: Settings) -> None:
-        self.counted = 0
         self._receive = receive
         self._declared = int(declared[:18]) if declared.isascii() and declared.isdigit() else 0
         self._settings = settings

@@ -11,9 +11,9 @@ import binascii
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -28,6 +28,8 @@ _LONGEST_OPTION = 64  # bytes; the longest that is valid has 9
 _DATA_URL = re.compile(r"\s*data:[\w/+.;=-]*;base64,", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _WHITESPACE = str.maketrans("", "", " \t\r\n")  # `base64 photo.jpg` wraps its lines
+
+Document = TypeVar("Document", bound=BaseModel)
 
 _HINT = (
     f"send {MULTIPART} with a file field `image` and a field `expression` for each expression, "
@@ -70,23 +72,28 @@ def parse_timeout(value: str | None) -> float | None:
 
 def parse_task(raw: RawRequest, settings: Settings) -> SegmentTask:
     """Parse and check. Raises UnsupportedMedia, MalformedBody or InvalidField."""
-    if raw.content_encoding.strip().lower() not in ("", "identity"):
-        raise UnsupportedMedia(
-            f"Content-Encoding {raw.content_encoding!r} is not supported; send the body as it is"
-        )
+    refuse_encoding(raw)
     media_type, parameters = parse_options_header(raw.content_type)
     query = _options_of(raw.query, "the query")
     if media_type == MULTIPART.encode():
         image, expressions, options = _parse_multipart(raw.body, parameters, settings)
         options = _merge(query, options)
     elif media_type == JSON.encode():
-        document = _parse_json(raw.body)
-        image, expressions = _decode_base64(document.image), document.expressions
+        document = parse_json(raw.body, SegmentJson, _HINT)
+        image, expressions = decode_base64(document.image), document.expressions
         options = _merge(query, document.model_dump(include=set(_OPTIONS), exclude_unset=True))
     else:
         raise UnsupportedMedia(f"Content-Type {raw.content_type!r} is not supported; {_HINT}")
     check_expressions(expressions, settings)
     return SegmentTask(image, tuple(expressions), validate_options(options))
+
+
+def refuse_encoding(raw: RawRequest) -> None:
+    """Raise UnsupportedMedia for a body that is compressed."""
+    if raw.content_encoding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMedia(
+            f"Content-Encoding {raw.content_encoding!r} is not supported; send the body as it is"
+        )
 
 
 # -- options ----------------------------------------------------------------------------------
@@ -128,13 +135,18 @@ def _faults(error: ValidationError) -> list[tuple[str, str]]:
     ]
 
 
-def check_expressions(expressions: Sequence[str], settings: Settings) -> None:
-    """Raise InvalidField for too many expressions, and for each that is empty or too long."""
+def check_expressions(
+    expressions: Sequence[str], settings: Settings, field: str = "expressions"
+) -> None:
+    """Raise InvalidField for too many expressions, and for each that is empty or too long.
+
+    `field`: what the protocol calls them.
+    """
     if len(expressions) > settings.max_expressions:
         raise InvalidField(
             [
                 (
-                    "expressions",
+                    field,
                     f"{len(expressions)} were sent, at most {settings.max_expressions} are "
                     "accepted; split them over several requests",
                 )
@@ -143,11 +155,11 @@ def check_expressions(expressions: Sequence[str], settings: Settings) -> None:
     faults = []
     for index, expression in enumerate(expressions):
         if not expression.strip():
-            faults.append((f"expressions.{index}", "empty; name what to find, such as 'the dog'"))
+            faults.append((f"{field}.{index}", "empty; name what to find, such as 'the dog'"))
         elif len(expression) > settings.max_expression_length:
             faults.append(
                 (
-                    f"expressions.{index}",
+                    f"{field}.{index}",
                     f"has {len(expression)} characters, at most {settings.max_expression_length} "
                     "are accepted; shorten it",
                 )
@@ -159,24 +171,26 @@ def check_expressions(expressions: Sequence[str], settings: Settings) -> None:
 # -- JSON -------------------------------------------------------------------------------------
 
 
-def _parse_json(body: bytes) -> SegmentJson:
+def parse_json(body: bytes, kind: type[Document], hint: str) -> Document:
+    """The body as `kind`. Raises MalformedBody, which ends with `hint`, or InvalidField."""
     try:
-        return SegmentJson.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
             message = error.errors()[0]["msg"]
-            raise MalformedBody(f"the body is not valid JSON ({message}); {_HINT}") from error
+            raise MalformedBody(f"the body is not valid JSON ({message}); {hint}") from error
         raise InvalidField(_faults(error)) from error
 
 
-def _decode_base64(text: str) -> bytes:
+def decode_base64(text: str, field: str = "image") -> bytes:
+    """The file in base64 or a data URL. Raises InvalidField that names `field`."""
     prefix = _DATA_URL.match(text[:256])
     encoded = text[prefix.end() if prefix else 0 :].translate(_WHITESPACE)
     try:
         return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidField(
-            [("image", f"not valid base64 ({error}); encode the file's bytes with padding")]
+            [(field, f"not valid base64 ({error}); encode the file's bytes with padding")]
         ) from error
 
 

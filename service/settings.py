@@ -113,7 +113,7 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(32 * _MIB, ge=1, description="longest request body")
     max_buffered_bytes: int = Field(
-        512 * _MIB, ge=1, description="all request bodies in memory together; beyond it a 503"
+        512 * _MIB, ge=1, description="all bodies in memory together; beyond it a 503"
     )
     max_pixels: int = Field(50_000_000, ge=1, description="most pixels of an image")
     max_expressions: int = Field(32, ge=1, description="most expressions of a request")

@@ -35,12 +35,10 @@ async def healthz(request: Request, response: Response) -> Health:
 async def readyz(request: Request, response: Response) -> Health:
     """200 once the model is warmed up, until the process is told to stop."""
     engine: Engine = request.app.state.engine
-    if engine.ready:
-        return Health(status="ok")
-    response.status_code = 503
-    if not engine.alive:
-        return Health(status="stopped")
-    return Health(status="draining" if engine.draining else "warming_up")
+    condition = engine.condition
+    if condition != "ok":
+        response.status_code = 503
+    return Health(status=condition)
 
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
