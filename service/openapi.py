@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from service.errors import PROBLEM_MEDIA_TYPE, ServiceError, problem_kinds
+from service.inference_v2.schemas import InferError, InferRequest
 from service.schemas import Problem, SegmentJson, SegmentOptions
 
 _REF = "#/components/schemas/{model}"
@@ -64,14 +67,9 @@ SEGMENT_OPERATION: dict[str, Any] = {
 
 def segment_responses() -> dict[int | str, dict[str, Any]]:
     """Every problem that `POST /segment` can answer, and the pictures."""
-    not_here = {"not_found", "method_not_allowed", "disconnected"}
-    kinds: dict[int, list[type[ServiceError]]] = {}
-    for kind in problem_kinds():
-        if kind.reason not in not_here:
-            kinds.setdefault(kind.status, []).append(kind)
     problem = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
     picture = {"schema": {"type": "string", "format": "binary"}}
-    responses: dict[int | str, dict[str, Any]] = {
+    return {
         200: {
             "description": "A result for each expression, or a picture: the mask itself for "
             "`Accept: image/png`, the photo with the masks for `format=overlay`.",
@@ -82,12 +80,41 @@ def segment_responses() -> dict[int | str, dict[str, Any]]:
                     "schema": {"type": "string"},
                 }
             },
-        }
+        },
+        **_problems(problem),
     }
-    for status in sorted(kinds):
-        described = "; ".join(f"`{kind.reason}`: {kind.title}" for kind in kinds[status])
-        responses[status] = {"description": described, "content": problem}
-    return responses
+
+
+def foreign_responses(error: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Every problem of a foreign protocol's route, in its own form."""
+    schema = {"schema": {"$ref": _REF.format(model=error.__name__)}}
+    return _problems({"application/json": schema}, without={"not_acceptable"})
+
+
+def foreign_body(document: type[BaseModel], *media_types: str) -> dict[str, Any]:
+    """An operation's body: `document` as JSON, or a file of one of `media_types` as it is."""
+    file = {"schema": {"type": "string", "format": "binary"}}
+    content = {"application/json": {"schema": {"$ref": _REF.format(model=document.__name__)}}}
+    content.update((media_type, file) for media_type in media_types)
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _problems(
+    content: dict[str, Any], without: Set[str] = frozenset()
+) -> dict[int | str, dict[str, Any]]:
+    """By status: which problems have it, but for those that no known route answers."""
+    not_here = {"not_found", "method_not_allowed", "disconnected", *without}
+    kinds: dict[int, list[type[ServiceError]]] = {}
+    for kind in problem_kinds():
+        if kind.reason not in not_here:
+            kinds.setdefault(kind.status, []).append(kind)
+    return {
+        status: {
+            "description": "; ".join(f"`{kind.reason}`: {kind.title}" for kind in kinds[status]),
+            "content": content,
+        }
+        for status in sorted(kinds)
+    }
 
 
 def describe_api(app: FastAPI) -> dict[str, Any]:
@@ -101,9 +128,23 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (Problem, SegmentJson):
+        models: tuple[type[BaseModel], ...] = (Problem, SegmentJson, InferError, InferRequest)
+        for model in models:
             schema = model.model_json_schema(ref_template=_REF)
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
+        _leave_out_validation(document)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _leave_out_validation(document: dict[str, Any]) -> None:
+    """FastAPI's own 422 of routes with parameters in their path: text is always valid there."""
+    own = "HTTPValidationError"
+    content = {"application/json": {"schema": {"$ref": _REF.format(model=own)}}}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if operation["responses"].get("422", {}).get("content") == content:
+                del operation["responses"]["422"]
+    for name in (own, "ValidationError"):
+        document["components"]["schemas"].pop(name, None)

@@ -12,7 +12,9 @@ from starlette.types import Scope
 
 from service.errors import PROBLEM_MEDIA_TYPE, ServiceError
 
-FOREIGN: Mapping[str, Callable[[ServiceError], dict[str, Any]]] = {}
+FOREIGN: Mapping[str, Callable[[ServiceError], dict[str, Any]]] = {
+    "v2": lambda error: {"error": error.detail},
+}
 """By the first part of a path: the JSON body of an error there."""
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-from pydantic_core import from_json
-
 from service.errors import InvalidField, MalformedBody, TooLarge
 from service.inference_v2 import tensors
 from service.inference_v2.compression import inflate
@@ -17,14 +14,17 @@ from service.request_parsing import (
     SegmentTask,
     check_expressions,
     decode_base64,
+    parse_json,
     validate_options,
-    validation_faults,
 )
 from service.settings import Settings
 
+_HINT = f"where tensors follow the JSON, the header {tensors.HEADER_LENGTH} says how long it is"
 _BASE64 = "base64"
 _STRUCTURE = b'",:[{'
-_MOST_STRUCTURE = 20_000  # of these, beside what the expressions may hold; a request has a few dozen
+_MOST_STRUCTURE = (
+    20_000  # of these, beside what the expressions may hold; a request has a few dozen
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +83,7 @@ def parse_infer(raw: RawInfer, settings: Settings, reserve: Callable[[int], None
 def _parse_json(header: memoryview, settings: Settings) -> InferRequest:
     text = bytes(header)
     _check_structure(text, settings)
-    try:
-        document = from_json(text, allow_inf_nan=False)
-    except ValueError as error:
-        raise MalformedBody(
-            f"the body does not begin with valid JSON ({error}); where tensors follow it, the "
-            f"header {tensors.HEADER_LENGTH} says how long it is"
-        ) from error
-    try:
-        return InferRequest.model_validate(document)
-    except ValidationError as error:
-        raise InvalidField(validation_faults(error)) from error
+    return parse_json(text, InferRequest, _HINT)
 
 
 def _check_structure(text: bytes, settings: Settings) -> None:

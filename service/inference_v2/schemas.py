@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-_STRICT = ConfigDict(strict=True, frozen=True)
+_STRICT = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 _LONGEST_NAME = 64
 _MOST_TENSORS = 16
 _MOST_DIMENSIONS = 8
@@ -92,7 +92,8 @@ class InferParameters(BaseModel):
         "Default: the model's own.",
     )
     timeout: Size | None = Field(
-        None, description="Microseconds within which the answer is wanted; 0: as the service has it."
+        None,
+        description="Microseconds within which the answer is wanted; 0: as the service has it.",
     )
     binary_data_output: bool | None = Field(
         None, description="Whether outputs that say nothing themselves come behind the JSON."

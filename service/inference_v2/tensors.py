@@ -91,7 +91,12 @@ def read_strings(data: Sequence[Any], count: int, field: str) -> list[str]:
                 break
             if not isinstance(value, str):
                 raise InvalidField(
-                    [(field, f"holds {_kind(value)}; BYTES in JSON are strings, an image in base64")]
+                    [
+                        (
+                            field,
+                            f"holds {_kind(value)}; BYTES in JSON are strings, an image in base64",
+                        )
+                    ]
                 )
             strings.append(value)
         else:

@@ -18,7 +18,7 @@ from service.inference_v2.model_description import (
     describe_server,
 )
 from service.inference_v2.tensors import HEADER_LENGTH
-from service.openapi import INFER_OPERATION, infer_responses
+from service.openapi import foreign_body, foreign_responses
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
@@ -120,23 +120,26 @@ async def model_config(
     return configure_model(spec)
 
 
-@router.post(
-    "/models/{model}/infer",
-    summary="Segment what each expression names",
-    response_model=schemas.InferResponse,
-    responses=infer_responses(),
-    openapi_extra=INFER_OPERATION,
-)
-@router.post(
-    "/models/{model}/versions/{version}/infer",
-    summary="Segment with a version of the model",
-    response_model=schemas.InferResponse,
-    responses=infer_responses(),
-    openapi_extra=INFER_OPERATION,
-)
-async def infer(
-    request: Request, model: str, version: str | None = None
-) -> Response:
+_INFER: dict[str, Any] = {
+    "response_model": schemas.InferResponse,
+    "responses": {**_UNKNOWN, **foreign_responses(schemas.InferError)},
+    "openapi_extra": {
+        "parameters": [
+            {
+                "name": HEADER_LENGTH,
+                "in": "header",
+                "description": "Bytes of the JSON, where tensors follow it.",
+                "schema": {"type": "integer", "minimum": 1},
+            }
+        ],
+        **foreign_body(schemas.InferRequest, "application/octet-stream"),
+    },
+}
+
+
+@router.post("/models/{model}/infer", summary="Segment what each expression names", **_INFER)
+@router.post("/models/{model}/versions/{version}/infer", summary="Segment with a version", **_INFER)
+async def infer(request: Request, model: str, version: str | None = None) -> Response:
     """Inputs `image` and `expression`, outputs `mask`, `score` and `rle`, in JSON or behind it."""
     check_model(request.app.state.engine.spec, model, version)
     headers = request.headers
@@ -146,7 +149,5 @@ async def infer(
         header_length=headers.get(HEADER_LENGTH),
     )
     accepted = ",".join(headers.getlist("accept-encoding"))
-    translation = InferTranslation(
-        raw, accepted, request.app.state.settings, request.state.memory.take
-    )
-    return await exchange(request, translation)
+    settings, reserve = request.app.state.settings, request.state.memory.take
+    return await exchange(request, InferTranslation(raw, accepted, settings, reserve))
