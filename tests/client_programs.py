@@ -28,8 +28,7 @@ def run_client(environment: str, program: str, *arguments: str, timeout: float =
     python = client_environment(environment) / "bin" / "python"
     finished = subprocess.run(
         [python, PROGRAMS / program, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=timeout,
         check=False,

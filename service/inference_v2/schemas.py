@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol V2 sends and answers, as types, with the binary tensor extension.
+"""What the Open Inference Protocol V2 sends and answers, as types, with its binary extension.
 
 Fields and parameters that are not named here are ignored, as the protocol wants.
 """

@@ -177,7 +177,7 @@ def _json(value: object) -> bytes:
 
 
 def _view(array: NDArray[np.uint8]) -> memoryview:
-    return memoryview(array.reshape(-1)).cast("B")
+    return array.reshape(-1).data
 
 
 def _digits(masks: NDArray[np.uint8]) -> memoryview:
