@@ -12,7 +12,7 @@ from service.errors import MalformedBody, TooLarge, UnsupportedMedia
 Coding = Literal["gzip", "deflate"]
 
 _WINDOW: dict[Coding, int] = {"gzip": 31, "deflate": 15}  # zlib's wbits; deflate is zlib's format
-_CHUNK = 256 * 1024  # bytes inflated at a time
+_CHUNK = 256 * 1024  # bytes of a piece, before and after
 _LEVEL = 1  # masks shrink a hundredfold even so
 _WORTH_IT = 1024  # bytes; below, compressing costs more than it saves
 _ACCEPTED = re.compile(r"\s*([\w*.+-]+)\s*(?:;\s*q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*)?", re.ASCII)
@@ -35,12 +35,15 @@ def inflate(body: bytes, encoding: str, limit: int, reserve: Callable[[int], Non
         )
     inflater = zlib.decompressobj(_WINDOW[name])
     pieces: list[bytes] = []
-    size, waiting = 0, body
+    size, fed, waiting = 0, 0, b""
     try:
         while not inflater.eof:
+            if not waiting:
+                waiting = body[fed : fed + _CHUNK]
+                fed += len(waiting)
             piece = inflater.decompress(waiting, _CHUNK)
             waiting = inflater.unconsumed_tail
-            if not piece and not waiting:  # it wants more than there is
+            if not piece and not waiting and fed == len(body):  # it wants more than there is
                 break
             size += len(piece)
             if size > limit:
@@ -55,7 +58,7 @@ def inflate(body: bytes, encoding: str, limit: int, reserve: Callable[[int], Non
         raise MalformedBody(f"the body is not {name} ({error}); {_REMEDY}") from error
     if not inflater.eof:
         raise MalformedBody(f"the {name} body is cut short; {_REMEDY}")
-    if inflater.unused_data:
+    if inflater.unused_data or fed < len(body):
         raise MalformedBody(f"something follows the {name} body; {_REMEDY}")
     return b"".join(pieces)
 

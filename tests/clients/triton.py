@@ -25,7 +25,10 @@ with open(photo, "rb") as file:
 def inputs(binary, shape=None):
     shape = shape or [len(expressions)]
     sent_image = image if binary else base64.b64encode(image)
-    made = [triton.InferInput("image", [1], "BYTES"), triton.InferInput("expression", shape, "BYTES")]
+    made = [
+        triton.InferInput("image", [1], "BYTES"),
+        triton.InferInput("expression", shape, "BYTES"),
+    ]
     made[0].set_data_from_numpy(np.array([sent_image], dtype=object), binary_data=binary)
     texts = np.array([text.encode() for text in expressions], dtype=object).reshape(shape)
     made[1].set_data_from_numpy(texts, binary_data=binary)
@@ -33,7 +36,9 @@ def inputs(binary, shape=None):
 
 
 def outputs(binary):
-    return [triton.InferRequestedOutput(name, binary_data=binary) for name in ("score", "mask", "rle")]
+    return [
+        triton.InferRequestedOutput(name, binary_data=binary) for name in ("score", "mask", "rle")
+    ]
 
 
 def summary(result):
@@ -74,7 +79,10 @@ def ask_sync():
     }
     codings = (None, "gzip", "deflate")
     for sent, got in itertools.product((True, False), repeat=2):
-        for request_coding, response_coding in ((None, None), *itertools.product(codings[1:], repeat=2)):
+        for request_coding, response_coding in (
+            (None, None),
+            *itertools.product(codings[1:], repeat=2),
+        ):
             result = client.infer(
                 model,
                 inputs(sent),
@@ -86,7 +94,9 @@ def ask_sync():
             )
             name = f"binary {sent} {got}, {request_coding} {response_coding}"
             answers["ways"][name] = summary(result)
-    answers["ways"]["nothing said"] = summary(client.infer(model, inputs(True), request_id="number 7"))
+    answers["ways"]["nothing said"] = summary(
+        client.infer(model, inputs(True), request_id="number 7")
+    )
     batched = client.infer(model, inputs(True, [1, len(expressions)]), request_id="number 7")
     answers["ways"]["a batch dimension"] = summary(batched)
     pending = client.async_infer(model, inputs(True), request_id="number 7")
@@ -99,7 +109,9 @@ def ask_sync():
         "model": refused(lambda: client.infer("no-such-model", inputs(True))),
         "version": refused(lambda: client.get_model_metadata(model, "77")),
         "output": refused(
-            lambda: client.infer(model, inputs(True), outputs=[triton.InferRequestedOutput("depth")])
+            lambda: client.infer(
+                model, inputs(True), outputs=[triton.InferRequestedOutput("depth")]
+            )
         ),
         "input": refused(lambda: client.infer(model, inputs(True)[:1])),
         "timeout": refused(lambda: client.infer(model, inputs(True), timeout=1)),

@@ -108,9 +108,13 @@ def perf_analyzer() -> tuple[Path, dict[str, str]]:
     program = directory / "bin" / "perf_analyzer"
     if not program.exists():
         pytest.skip("perf_analyzer is published for Linux on x86-64 only")
-    libraries = {file.parent for name in ("cudart", "b64") for file in directory.rglob(f"lib{name}.so*")}
+    libraries = {
+        file.parent for name in ("cudart", "b64") for file in directory.rglob(f"lib{name}.so*")
+    }
     environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, sorted(libraries)))}
-    started = subprocess.run([program, "--version"], env=environment, capture_output=True, text=True)
+    started = subprocess.run(
+        [program, "--version"], env=environment, capture_output=True, text=True
+    )
     if "libb64" in started.stderr:
         pytest.skip("perf_analyzer needs libb64.so.0d; on Debian apt-get install libb64-0d")
     return program, environment
@@ -130,8 +134,7 @@ def test_perf_analyzer(live: Any, photo_file: Path, tmp_path: Path) -> None:
     options = ("--concurrency-range", "2", "--request-count", "60")
     address = live.url.removeprefix("http://")
     finished = subprocess.run(
-        [program, "-m", "fake", "-u", address, "--input-data", data, "-f", report]
-        + list(options),
+        [program, "-m", "fake", "-u", address, "--input-data", data, "-f", report] + list(options),
         env=environment,
         capture_output=True,
         text=True,
