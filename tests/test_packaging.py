@@ -20,6 +20,7 @@ PROVIDERS = {
     "PIL": "pillow",
     "open_clip": "open-clip-torch",
     "opentelemetry": "opentelemetry-sdk",
+    "pydantic_core": "pydantic",  # which pins its version
     "pythonjsonlogger": "python-json-logger",
     "yaml": "pyyaml",
 }
@@ -132,3 +133,15 @@ def test_packages_are_the_directories(repo_root: Path, project: dict[str, Any]) 
         for file in (repo_root / room).rglob("*.py")
     }
     assert set(project["tool"]["setuptools"]["packages"]) == found
+
+
+def test_client_environments_are_pinned(repo_root: Path) -> None:
+    """They are installed without their dependencies, so every line is one exact version."""
+    lists = sorted((repo_root / "tests" / "clients").glob("*.txt"))
+    assert lists
+    for file in lists:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        pins = [line.split(";")[0].strip() for line in lines if line and not line.startswith("#")]
+        assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins), file
+        names = [distribution(pin) for pin in pins]
+        assert len(names) == len(set(names)), file

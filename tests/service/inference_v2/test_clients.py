@@ -134,7 +134,7 @@ def test_perf_analyzer(live: Any, photo_file: Path, tmp_path: Path) -> None:
     options = ("--concurrency-range", "2", "--request-count", "60")
     address = live.url.removeprefix("http://")
     finished = subprocess.run(
-        [program, "-m", "fake", "-u", address, "--input-data", data, "-f", report] + list(options),
+        [program, "-m", "fake", "-u", address, "--input-data", data, "-f", report, *options],
         env=environment,
         capture_output=True,
         text=True,

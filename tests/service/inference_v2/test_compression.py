@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import random
 import tracemalloc
@@ -99,10 +100,8 @@ def test_something_behind_the_body(coding: Coding) -> None:
 @pytest.mark.parametrize("coding", CODINGS)
 @given(body=st.binary(max_size=200))
 def test_any_bytes(coding: Coding, body: bytes) -> None:
-    try:
+    with contextlib.suppress(MalformedBody):
         inflate(body, coding, LIMIT, ignore)
-    except MalformedBody:
-        pass
 
 
 def test_the_wrong_coding() -> None:
