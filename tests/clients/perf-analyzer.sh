@@ -5,5 +5,6 @@ set -euo pipefail
 
 ldconfig -p 2>/dev/null | grep -q 'libb64\.so\.0d' && exit 0
 cd "$1"
-{ apt-get download libb64-0d && dpkg -x libb64-0d_*.deb libb64; } >/dev/null 2>&1 \
+fetch() { apt-get download libb64-0d || { apt-get update && apt-get download libb64-0d; }; }
+{ fetch && dpkg -x libb64-0d_*.deb libb64; } >/dev/null 2>&1 \
   || echo "perf_analyzer's test will skip: it needs libb64.so.0d (apt-get install libb64-0d)"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import hashlib
 import json
 import os
-import struct
+import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,25 @@ def test_kserve(live: Any, photo_file: Path, segmented: list[dict[str, Any]]) ->
     assert "there is no model 'no-such-model' here" in found["error"]
 
 
+def documented_programs(repo_root: Path) -> list[str]:
+    """The Python of docs/api.md's section: asking with tritonclient, perf_analyzer's data."""
+    api = (repo_root / "docs" / "api.md").read_text(encoding="utf-8")
+    section = api.split("## Open Inference Protocol\n", 1)[1].split("\n## ")[0]
+    return re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_in_the_documents(
+    live: Any, photo_file: Path, segmented: list[dict[str, Any]], repo_root: Path
+) -> None:
+    """As it stands there, but for the server's address and the fake's name."""
+    example = documented_programs(repo_root)[0].replace("photo.jpg", str(photo_file))
+    address = live.url.removeprefix("http://")
+    program = photo_file.with_name("example.py")
+    program.write_text(example.replace("localhost:8000", address).replace("segvlm-lite", "fake"))
+    height, width = segmented[0]["mask"]["size"]
+    assert f"(2, {height}, {width})" in run_client("inference-v2", str(program))
+
+
 def perf_analyzer() -> tuple[Path, dict[str, str]]:
     """The program, and an environment in which it finds its libraries."""
     directory = client_environment("perf-analyzer")
@@ -120,16 +139,11 @@ def perf_analyzer() -> tuple[Path, dict[str, str]]:
     return program, environment
 
 
-def test_perf_analyzer(live: Any, photo_file: Path, tmp_path: Path) -> None:
+def test_perf_analyzer(live: Any, photo_file: Path, repo_root: Path) -> None:
     program, environment = perf_analyzer()
-    photo = photo_file.read_bytes()  # b64 is the tensor's content, so with the element's length
-    image = base64.b64encode(struct.pack("<I", len(photo)) + photo).decode()
-    tensors = {
-        "image": {"content": {"b64": image}, "shape": [1]},
-        "expression": {"content": ["the red one", "something blue"], "shape": [2]},
-    }
-    data, report = tmp_path / "data.json", tmp_path / "report.csv"
-    data.write_text(json.dumps({"data": [tensors]}))
+    write_data = documented_programs(repo_root)[1]
+    subprocess.run([sys.executable, "-c", write_data], cwd=photo_file.parent, check=True)
+    data, report = photo_file.with_name("data.json"), photo_file.with_name("report.csv")
     # A fixed number of requests: no need for the steady rate that a busy machine may not give.
     options = ("--concurrency-range", "2", "--request-count", "60")
     address = live.url.removeprefix("http://")
