@@ -26,7 +26,14 @@ from service.pipeline import Pipeline
 from service.problems import problem_response
 from service.request_log import log_request
 from service.request_record import RequestRecord
-from service.routes import health, inference_v2, segment
+from service.routes import (
+    health,
+    hugging_face,
+    inference_v2,
+    label_studio,
+    roboflow,
+    segment,
+)
 from service.settings import Settings
 from service.tracing import Tracer, make_tracer
 
@@ -71,7 +78,14 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     app.state.pipeline = pipeline
     app.state.settings = settings
     app.openapi = functools.partial(describe_api, app)  # type: ignore[method-assign]
-    routers = (segment.router, inference_v2.router, health.router)
+    routers = (
+        segment.router,
+        inference_v2.router,
+        hugging_face.router,
+        label_studio.router,
+        roboflow.router,
+        health.router,
+    )
     for router in routers:
         app.include_router(router)
     for route in (route for router in routers for route in router.routes):

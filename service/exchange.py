@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import TypeVar
 
 from fastapi import Request, Response
 
 from service.errors import ClientGone
 from service.pipeline import Answer, Pipeline
-from service.request_parsing import parse_timeout
+from service.request_parsing import RawRequest, parse_timeout
 from service.schemas import Timings
-from service.translation import Translation
+from service.stages import StageTimes
+from service.translation import Payload, Translation
 
 Value = TypeVar("Value")
 
@@ -20,6 +21,16 @@ Value = TypeVar("Value")
 async def read_body(request: Request) -> bytes:
     """The whole body, which `service.middleware.BodyLimit` bounds."""
     return b"".join([chunk async for chunk in request.stream()])
+
+
+async def read_request(request: Request) -> RawRequest:
+    """The body, and of the rest what a translation may look at."""
+    return RawRequest(
+        body=await read_body(request),
+        content_type=request.headers.get("content-type", ""),
+        content_encoding=request.headers.get("content-encoding", ""),
+        query=request.query_params.multi_items(),
+    )
 
 
 async def exchange(request: Request, translation: Translation) -> Response:
@@ -36,6 +47,29 @@ async def exchange(request: Request, translation: Translation) -> Response:
         media_type=payload.media_type,
         headers={"Server-Timing": _server_timing(answer.timings), **payload.headers},
     )
+
+
+async def exchange_each(request: Request, translations: Iterable[Translation]) -> list[Payload]:
+    """Answer several images of one request, one after another, each with the full time.
+
+    Raises what `exchange` does, at the first that fails.
+    """
+    pipeline: Pipeline = request.app.state.pipeline
+    asked = parse_timeout(request.headers.get("x-request-timeout"))
+    state = request.state
+
+    async def answer_each() -> list[Payload]:
+        payloads = []
+        for translation in translations:
+            times = StageTimes(state.times.clock)
+            try:
+                answer = await pipeline.answer(translation, times, asked, state.arrived_at)
+            finally:
+                state.times.stages.extend(times.stages)
+            payloads.append(answer.payload)
+        return payloads
+
+    return await while_connected(request, answer_each())
 
 
 async def while_connected(request: Request, work: Coroutine[object, object, Value]) -> Value:

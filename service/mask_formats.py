@@ -61,6 +61,15 @@ def encode_png(mask: PlacedMask) -> bytes:
     return _png(picture)
 
 
+def encode_grey_png(mask: PlacedMask) -> bytes:
+    """An 8-bit greyscale PNG (mode L) of the photo's size, 255 where the mask is, 0 elsewhere."""
+    picture = Image.new("L", (mask.width, mask.height))
+    if mask.window.size:
+        inside = Image.fromarray(mask.window.astype(np.uint8) * 255)
+        picture.paste(inside, (mask.left, mask.top))
+    return _png(picture)
+
+
 def encode_probability(probability: NDArray[np.float32]) -> bytes:
     """Probabilities in [0, 1], (H, W), as an 8-bit greyscale PNG: probability = value / 255."""
     return _png(Image.fromarray(np.rint(probability * 255).astype(np.uint8)))
@@ -89,6 +98,28 @@ def polygons(mask: PlacedMask) -> list[Polygon]:
         rings = [_corners(points[start:end] + origin) for start, end in pairwise(offsets)]
         found.append(Polygon(rings[0], rings[1:]))
     return found
+
+
+def contours(mask: PlacedMask) -> list[Ring]:
+    """Around each region, through the centres of its border's pixels, as OpenCV's contours go.
+
+    The pixel in row 0, column 0 is the point (0, 0). Filled with their border, the contours give
+    the mask back, but for its holes, which they do not show.
+    """
+    return [_through_centres(region.exterior) for region in polygons(mask)]
+
+
+def _through_centres(ring: Ring) -> Ring:
+    """Move each side of an outline half a pixel inward, and count from the first pixel's centre.
+
+    Along an exterior of `polygons` the inside is to the left of (x, y) as axes of a plane.
+    """
+    corners = np.array(ring)
+    direction = np.sign(np.roll(corners, -1, axis=0) - corners)
+    inward = np.stack([-direction[:, 1], direction[:, 0]], axis=1)
+    # Of the two sides that meet at a corner one is vertical: each coordinate moves by a half.
+    moved = corners + (inward + np.roll(inward, 1, axis=0) - 1) // 2
+    return [(int(x), int(y)) for x, y in moved]
 
 
 def _corners(midpoints: NDArray[np.float64]) -> Ring:

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from service.errors import PROBLEM_MEDIA_TYPE, ServiceError, problem_kinds
+from service.foreign_schemas import FOREIGN_SCHEMAS
 from service.inference_v2.schemas import InferError, InferRequest
 from service.schemas import Problem, SegmentJson, SegmentOptions
 
@@ -128,7 +129,10 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        models: tuple[type[BaseModel], ...] = (Problem, SegmentJson, InferError, InferRequest)
+        models: tuple[type[BaseModel], ...] = (
+            *(Problem, SegmentJson, InferError, InferRequest),
+            *FOREIGN_SCHEMAS,
+        )
         for model in models:
             schema = model.model_json_schema(ref_template=_REF)
             schemas.update(schema.pop("$defs", {}))

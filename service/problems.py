@@ -14,6 +14,9 @@ from service.errors import PROBLEM_MEDIA_TYPE, ServiceError
 
 FOREIGN: Mapping[str, Callable[[ServiceError], dict[str, Any]]] = {
     "v2": lambda error: {"error": error.detail},
+    "hf": lambda error: {"error": error.detail, "error_type": error.reason},
+    "label-studio": lambda error: {"error": error.detail, "error_type": error.reason},
+    "sam3": lambda error: {"message": error.detail, "error_type": error.reason},
 }
 """By the first part of a path: the JSON body of an error there."""
 

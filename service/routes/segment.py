@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from service.exchange import exchange, read_body
+from service.exchange import exchange, read_request
 from service.openapi import SEGMENT_OPERATION, segment_responses
-from service.request_parsing import RawRequest
 from service.schemas import SegmentResponse
 from service.segment_translation import SegmentTranslation
 
@@ -27,12 +26,7 @@ async def segment(request: Request) -> Response:
     in one request than in several. With `Accept: image/png` and one expression the answer is the
     mask itself.
     """
-    raw = RawRequest(
-        body=await read_body(request),
-        content_type=request.headers.get("content-type", ""),
-        content_encoding=request.headers.get("content-encoding", ""),
-        query=request.query_params.multi_items(),
-    )
+    raw = await read_request(request)
     accept = ",".join(request.headers.getlist("accept"))
     settings = request.app.state.settings
     response = await exchange(request, SegmentTranslation(raw, accept, settings))
