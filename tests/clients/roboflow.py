@@ -1,12 +1,20 @@
 import json
+import sys
 
+import supervision as sv
 from inference_sdk import InferenceHTTPClient
+from PIL import Image
 
-client = InferenceHTTPClient(api_url="http://localhost:8000", api_key="none")
+url, photo, out = sys.argv[1:]  # http://localhost:8000 photo.jpg .
+
+client = InferenceHTTPClient(api_url=url, api_key="none")
 prompts = [{"type": "text", "text": "the red box"}, {"type": "text", "text": "a blue ring"}]
-answer = client.sam3_concept_segment("photo.jpg", prompts=prompts, format="rle")
-for result in answer["prompt_results"]:
-    for prediction in result["predictions"]:
-        print(result["echo"]["text"], prediction["confidence"], prediction["masks"]["size"])
-with open("masks.json", "w") as file:
+answer = client.sam3_concept_segment(photo, prompts=prompts, format="rle")
+with open(f"{out}/masks.json", "w") as file:
     json.dump(answer, file)
+
+answer = client.sam3_concept_segment(photo, prompts=prompts)  # polygons
+found = sv.Detections.from_sam3(answer, resolution_wh=Image.open(photo).size)
+for number, mask in zip(found.class_id, found.mask, strict=True):
+    print(prompts[number]["text"], mask.sum())
+    Image.fromarray(mask).save(f"{out}/{prompts[number]['text']}.png")
