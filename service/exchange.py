@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from fastapi import Request, Response
 
-from service.errors import ClientGone
+from service.errors import BadImage, ClientGone, TooLarge
 from service.pipeline import Answer, Pipeline
 from service.request_parsing import RawRequest, parse_timeout
 from service.schemas import Timings
@@ -49,10 +49,13 @@ async def exchange(request: Request, translation: Translation) -> Response:
     )
 
 
-async def exchange_each(request: Request, translations: Iterable[Translation]) -> list[Payload]:
+async def exchange_each(
+    request: Request, translations: Iterable[Translation], field: str
+) -> list[Payload]:
     """Answer several images of one request, one after another, each with the full time.
 
-    Raises what `exchange` does, at the first that fails.
+    Raises what `exchange` does, at the first that fails; a bad image is named by its number in
+    `field`.
     """
     pipeline: Pipeline = request.app.state.pipeline
     asked = parse_timeout(request.headers.get("x-request-timeout"))
@@ -60,10 +63,13 @@ async def exchange_each(request: Request, translations: Iterable[Translation]) -
 
     async def answer_each() -> list[Payload]:
         payloads = []
-        for translation in translations:
+        for index, translation in enumerate(translations):
             times = StageTimes(state.times.clock)
             try:
                 answer = await pipeline.answer(translation, times, asked, state.arrived_at)
+            except (BadImage, TooLarge) as error:
+                error.detail = f"{field}.{index}: {error.detail}"
+                raise
             finally:
                 state.times.stages.extend(times.stages)
             payloads.append(answer.payload)

@@ -40,7 +40,7 @@ async def predict(request: Request) -> Response:
     """What the annotator typed is found; without text, each label of the brush is."""
     raw = await read_request(request)
     tasks = PredictRequest(raw, request.app.state.settings)
-    payloads = await exchange_each(request, tasks.predictions())
+    payloads = await exchange_each(request, tasks.predictions(), "tasks")
     joined = b",".join(payload.body for payload in payloads)
     return Response(b'{"results":[' + joined + b"]}", media_type="application/json")
 

@@ -96,7 +96,7 @@ def test_label_studio(live: Any, photo_file: Path) -> None:
 @pytest.mark.parametrize("client", ["hugging-face", "roboflow"])
 def test_clients_show_what_was_wrong(live: Any, photo_file: Path, client: str) -> None:
     photo_file.write_bytes(b"%PDF-1.7 not a photo")
-    with pytest.raises(AssertionError, match="a PDF file; send a JPEG"):
+    with pytest.raises(AssertionError, match="looks like a PDF; send a"):
         run(client, live, photo_file)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from service import mask_formats
@@ -193,3 +193,39 @@ def test_overlay_of_extreme_shapes(shape: tuple[int, int], media_type: str) -> N
     )
     with Image.open(BytesIO(overlay.encode(media_type))) as picture:
         assert picture.size == (shape[1], shape[0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_contours_filled_with_their_border_give_the_mask_back(seed: int) -> None:
+    """Drawn by its centres a polygon of Pillow's holds its border; holes are filled."""
+    noise = np.random.default_rng(seed).random((20, 30))
+    coarse = np.kron(noise < 0.4, np.ones((3, 3), dtype=bool))
+    coarse[10, :] = True  # a region one pixel thin
+    mask = PlacedMask(coarse, top=2, left=3, height=70, width=100)
+    canvas = Image.new("1", (100, 70))
+    draw = ImageDraw.Draw(canvas)
+    for ring in mask_formats.contours(mask):
+        draw.polygon(ring, fill=1, outline=1)
+    drawn = np.asarray(canvas)
+    expected = np.zeros((70, 100), dtype=bool)
+    for region in mask_formats.polygons(mask):
+        expected |= fill(region.exterior, 70, 100)
+    assert np.array_equal(drawn, expected)
+
+
+def fill(exterior: Ring, height: int, width: int) -> NDArray[np.bool_]:
+    """The pixels inside a ring along pixel edges: an odd number of its sides is left of them."""
+    crossings = np.zeros((height, width + 1), dtype=int)
+    for (x0, y0), (x1, y1) in zip(exterior, [*exterior[1:], exterior[0]], strict=True):
+        if x0 == x1:
+            crossings[min(y0, y1) : max(y0, y1), x0] += 1
+    inside: NDArray[np.bool_] = np.cumsum(crossings, axis=1)[:, :width] % 2 == 1
+    return inside
+
+
+def test_grey_png() -> None:
+    mask = np.zeros((7, 9), dtype=bool)
+    mask[2:4, 3:8] = True
+    with Image.open(BytesIO(mask_formats.encode_grey_png(PlacedMask.whole(mask)))) as picture:
+        assert picture.mode == "L"
+        assert np.array_equal(np.asarray(picture), mask * 255)
