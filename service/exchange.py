@@ -72,6 +72,7 @@ async def exchange_each(
                 raise
             finally:
                 state.times.stages.extend(times.stages)
+            state.memory.take(len(answer.payload.body))  # until all are sent
             payloads.append(answer.payload)
         return payloads
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,3 +108,30 @@ def test_programs_are_the_documents_examples(program: str, repo_root: Path) -> N
     api = (repo_root / "docs" / "api.md").read_text(encoding="utf-8")
     source = (PROGRAMS / f"{program}.py").read_text(encoding="utf-8")
     assert f"```python\n{source}```\n" in api
+
+
+@pytest.mark.parametrize(
+    ("section", "begins"),
+    [
+        ("Hugging Face", "[{"),
+        ("Label Studio", '{"results":[{'),
+        ("Roboflow", '{"prompt_results":[{'),
+    ],
+)
+def test_curl_examples(
+    section: str, begins: str, live: Any, photo_file: Path, repo_root: Path
+) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    api = (repo_root / "docs" / "api.md").read_text(encoding="utf-8")
+    below = api.split(f"\n## {section}\n", 1)[1].split("\n## ", 1)[0]
+    (example,) = re.findall(r"^```bash\n(.*?)^```", below, re.MULTILINE | re.DOTALL)
+    finished = subprocess.run(
+        ["bash", "-ec", example.replace("http://localhost:8000", live.url)],
+        cwd=photo_file.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert finished.stdout.startswith(begins), finished.stdout[:500]
