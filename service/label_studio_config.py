@@ -37,12 +37,8 @@ class BrushControl:
 
     def label_for(self, expression: str) -> str:
         """The longest label that the expression names, else the first; without labels itself."""
-        said = expression.casefold()
-        named = [
-            label
-            for label in self.labels
-            if re.search(rf"(?<!\w){re.escape(label.value.casefold())}(?!\w)", said)
-        ]
+        said = _words(expression)
+        named = [label for label in self.labels if _words(label.value) in said]
         if named:
             return max(named, key=lambda label: len(label.value)).name
         return self.labels[0].name if self.labels else expression
@@ -85,6 +81,12 @@ def _parse(config: str, field: str) -> ElementTree.Element:
     except (ElementTree.ParseError, ValueError) as error:
         message = f"not valid XML ({error}); send the project's labelling configuration"
         raise InvalidField([(field, message)]) from error
+
+
+def _words(text: str) -> str:
+    """Its words with a blank before and after each, so that one text may name another."""
+    words = " ".join(re.findall(r"\w+", text.casefold()))
+    return f" {words} "
 
 
 def _labels(brush: ElementTree.Element) -> tuple[BrushLabel, ...]:
