@@ -23,6 +23,7 @@ from service.backends.base import LoadOptions
 from service.backends.fake import COLOURS, FakeBackend, load_fake
 from service.engine import Engine
 from service.metrics import Metrics
+from service.server import Server
 from service.settings import Settings
 
 PATIENCE = 60.0  # seconds; only a hanging test ever waits this long
@@ -128,6 +129,39 @@ def make_service() -> Iterator[Callable[..., Service]]:
 def service(make_service: Callable[..., Service]) -> Service:
     """A service with the default settings and a small model."""
     return make_service()
+
+
+@dataclass(frozen=True)
+class LiveService:
+    """A service on a free port of this machine, as `python -m service serve` runs it."""
+
+    url: str
+    service: Service
+
+
+@pytest.fixture
+def make_live_service(
+    make_service: Callable[..., Service],
+) -> Iterator[Callable[..., LiveService]]:
+    """A factory: the settings and sizes of `make_service`, but heard by other processes."""
+    with ExitStack() as running:
+
+        def make(**options: Any) -> LiveService:
+            service = make_service(host="127.0.0.1", port=0, **options)
+            server = Server(service.settings, service.engine)
+            thread = threading.Thread(target=server.run, name="live-service")
+            thread.start()
+
+            def stop() -> None:
+                server.should_exit = True
+                thread.join(PATIENCE)
+
+            running.callback(stop)
+            wait_until(lambda: server.started and service.engine.ready, "the live service")
+            host, port = server.servers[0].sockets[0].getsockname()
+            return LiveService(f"http://{host}:{port}", service)
+
+        yield make
 
 
 @dataclass(frozen=True)
