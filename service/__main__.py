@@ -70,8 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="address to listen on (default: 0.0.0.0)")
     serve.add_argument("--port", type=int, help="port to listen on (default: 8000)")
 
-    segment = commands.add_parser("segment", parents=[model], help="segment one photo, no server")
-    segment.add_argument("photo", type=Path)
+    segment = commands.add_parser(
+        "segment", parents=[model], help="segment a photo, or all photos of a folder"
+    )
+    segment.add_argument("photo", type=Path, help="a photo, or a folder of photos")
     segment.add_argument("expressions", nargs="+", metavar="expression", help='"the dog"')
     segment.add_argument("--out", type=Path, help="file to write (default: the terminal, for JSON)")
     segment.add_argument(
@@ -81,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
         "(default: png with --out, rle without)",
     )
     segment.add_argument("--threshold", type=float, help="probability above which a pixel counts")
+    many = segment.add_argument_group("a folder (--out is COCO JSON; a killed run goes on)")
+    many.add_argument("--recursive", action="store_true", help="its folders too")
+    many.add_argument("--overlays", type=Path, help="folder for the photos with masks drawn on")
+    many.add_argument("--server", metavar="URL", help="ask this service (default: no server)")
+    many.add_argument("--api-key-file", type=Path, help="file with the key that it wants")
     return parser
 
 
@@ -108,6 +115,14 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _segment(options: argparse.Namespace) -> int:
+    settings = load_settings(bundle=options.bundle, backend=options.backend)
+    check_expressions(options.expressions, settings)
+    if options.photo.is_dir():
+        from service.folder_command import segment_folder
+
+        return segment_folder(options, settings)
+    if options.server or options.overlays:
+        raise ValueError("--server and --overlays are for a folder of photos")
     chosen = options.format or ("png" if options.out else "rle")
     kind = _KINDS[chosen]
     if kind.name == "mask" and len(options.expressions) > 1:
@@ -116,8 +131,6 @@ def _segment(options: argparse.Namespace) -> int:
         )
     if kind.name != "json" and options.out is None:
         raise ValueError(f"--format {chosen} is a picture; name its file with --out")
-    settings = load_settings(bundle=options.bundle, backend=options.backend)
-    check_expressions(options.expressions, settings)
     task = SegmentTask(
         image=options.photo.read_bytes(),
         expressions=tuple(options.expressions),
