@@ -26,8 +26,9 @@ from service.pipeline import Pipeline
 from service.problems import problem_response
 from service.request_log import log_request
 from service.request_record import RequestRecord
-from service.routes import health, segment
+from service.routes import health, page, segment
 from service.settings import Settings
+from service.static_files import read_static_files
 from service.tracing import Tracer, make_tracer
 
 logger = logging.getLogger("segvlm.request")
@@ -70,8 +71,9 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     app.state.engine = engine
     app.state.pipeline = pipeline
     app.state.settings = settings
+    app.state.static_files = read_static_files(engine.spec, settings)
     app.openapi = functools.partial(describe_api, app)  # type: ignore[method-assign]
-    routers = (segment.router, health.router)
+    routers = (segment.router, health.router, page.router)
     for router in routers:
         app.include_router(router)
     for route in (route for router in routers for route in router.routes):
