@@ -20,7 +20,6 @@ export class CameraStream {
   #canvas = document.createElement("canvas");
   #question = null;
   #ready = false;
-  #opened = false;
   #ended = false;
   #sending = false;
   #sent = 0;
@@ -35,37 +34,24 @@ export class CameraStream {
     this.#onEnd = onEnd;
   }
 
-  /** Throws Trouble if there is no camera or it may not be used. */
+  /** Resolves once frames can be sent. Throws Trouble if there is no camera or no stream. */
   async start() {
-    if (!navigator.mediaDevices?.getUserMedia) {
-      throw new Trouble(
-        "The browser does not lend this page the camera.",
-        "It does so only over https or on localhost. Open the page that way.",
-      );
-    }
     try {
-      this.#media = await navigator.mediaDevices.getUserMedia({
-        audio: false,
-        video: { facingMode: "environment", width: { ideal: 1280 }, height: { ideal: 720 } },
+      this.#media = await openCamera();
+      this.#media.getVideoTracks()[0].addEventListener("ended", () => {
+        this.stop(new Trouble("The camera has ended.", "Start it again if it is connected."));
       });
+      this.#video.muted = true;
+      this.#video.playsInline = true;
+      this.#video.srcObject = this.#media;
+      await this.#video.play();
+      this.#socket = await openStream();
     } catch (error) {
-      const refused = error.name === "NotAllowedError";
-      throw new Trouble(
-        refused ? "The camera was not allowed." : "No camera can be used.",
-        refused
-          ? "Allow it for this page in the browser's settings, then try again."
-          : "Connect one, or close the program that holds it, then try again.",
-      );
+      this.#release();
+      throw error;
     }
-    this.#media.getVideoTracks()[0].addEventListener("ended", () => {
-      this.stop(new Trouble("The camera has ended.", "Start it again if it is connected."));
-    });
-    this.#video.muted = true;
-    this.#video.playsInline = true;
-    this.#video.srcObject = this.#media;
-    await this.#video.play();
-    if (this.#ended) return;
-    this.#connect();
+    this.#socket.addEventListener("message", ({ data }) => this.#receive(JSON.parse(data)));
+    this.#socket.addEventListener("close", (event) => this.stop(troubleOf(event)));
     this.#everyFrame();
   }
 
@@ -77,40 +63,17 @@ export class CameraStream {
 
   stop(trouble = null) {
     if (this.#ended) return;
+    this.#release();
+    this.#onEnd(trouble);
+  }
+
+  #release() {
     this.#ended = true;
     for (const track of this.#media?.getTracks() ?? []) track.stop();
     this.#video.srcObject = null;
     this.#socket?.close(1000);
     for (const { bitmap } of this.#waiting.values()) bitmap.close();
     this.#waiting.clear();
-    this.#onEnd(trouble);
-  }
-
-  #connect() {
-    const place = address("stream").replace(/^http/, "ws");
-    const key = readKey();
-    this.#socket = new WebSocket(place, key ? ["segvlm.v1", `segvlm.key.${base64url(key)}`] : []);
-    this.#socket.addEventListener("open", () => {
-      this.#opened = true;
-      this.#configure();
-    });
-    this.#socket.addEventListener("message", ({ data }) => this.#receive(JSON.parse(data)));
-    this.#socket.addEventListener("close", (event) => this.stop(this.#closing(event)));
-  }
-
-  #closing({ code, reason }) {
-    if (!this.#opened) {
-      return new Trouble(
-        "The stream cannot be opened.",
-        "This service may have no /stream, may be stopping, or may want an API key. " +
-          "Photos work without it.",
-      );
-    }
-    const told = reason ? `It says: ${reason}.` : `Its code is ${code}.`;
-    if (code === 1001 || code === 1012) {
-      return new Trouble("The service is stopping.", `${told} Start the camera again in a moment.`);
-    }
-    return new Trouble("The service has ended the stream.", `${told} Start the camera again.`);
   }
 
   #configure() {
@@ -188,6 +151,49 @@ export class CameraStream {
     this.#waiting.set(this.#sent, { bitmap, at });
     this.#sent += 1;
   }
+}
+
+async function openCamera() {
+  if (!navigator.mediaDevices?.getUserMedia) {
+    throw new Trouble(
+      "The browser does not lend this page the camera.",
+      "It does so only over https or on localhost. Open the page that way.",
+    );
+  }
+  const video = { facingMode: "environment", width: { ideal: 1280 }, height: { ideal: 720 } };
+  try {
+    return await navigator.mediaDevices.getUserMedia({ audio: false, video });
+  } catch (error) {
+    if (error.name === "NotAllowedError") {
+      const remedy = "Allow it for this page in the browser's settings, then try again.";
+      throw new Trouble("The camera was not allowed.", remedy);
+    }
+    const remedy = "Connect one, or close the program that holds it, then try again.";
+    throw new Trouble("No camera can be used.", remedy);
+  }
+}
+
+/** A browser does not say why a WebSocket was refused. */
+function openStream() {
+  const place = address("stream").replace(/^http/, "ws");
+  const key = readKey();
+  const socket = new WebSocket(place, key ? ["segvlm.v1", `segvlm.key.${base64url(key)}`] : []);
+  return new Promise((done, fail) => {
+    socket.addEventListener("open", () => done(socket), { once: true });
+    socket.addEventListener("error", () => fail(new Trouble(
+      "The stream cannot be opened.",
+      "This service may have no /stream, may be stopping, or may want an API key. " +
+        "Photos work without it.",
+    )), { once: true });
+  });
+}
+
+function troubleOf({ code, reason }) {
+  const told = reason ? `It says: ${reason}.` : `Its code is ${code}.`;
+  if (code === 1001 || code === 1012) {
+    return new Trouble("The service is stopping.", `${told} Start the camera again in a moment.`);
+  }
+  return new Trouble("The service has ended the stream.", `${told} Start the camera again.`);
 }
 
 function base64url(text) {

@@ -6,9 +6,10 @@ import { Finds, describe } from "./finds.js";
 import { readMap } from "./masks.js";
 import { readPhoto, readSample, shownSize } from "./photo.js";
 import { Picture } from "./picture.js";
-import { Trouble, keepKey, readKey, segment } from "./requests.js";
+import { keepKey, readKey, segment } from "./requests.js";
 import { curlSnippet, pythonSnippet } from "./snippets.js";
 import { TimeSheet, photoWasKnown, total } from "./timings.js";
+import { calm, say, tell } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const facts = document.documentElement.dataset;
@@ -30,40 +31,12 @@ const finds = new Finds(at("finds"), {
 let photo = null; // of readPhoto, and {sample, tries}
 let camera = null;
 let pending = new AbortController(); // of all that is asked about this photo
-let retry = null;
 let asked = []; // expressions of earlier photos, the newest first
 let offered = null; // of them and the sample's, what the buttons say now
 let frame = null; // of the camera, the one that is shown
 
 const threshold = () => Number(at("threshold").value);
 const opacity = () => Number(at("opacity").value);
-
-// -- words --------------------------------------------------------------------------------------
-
-function say(words) {
-  at("status").textContent = words;
-}
-
-function tell(error, again = null) {
-  if (error.name === "AbortError") return;
-  const trouble = error instanceof Trouble
-    ? error
-    : new Trouble("The page has a fault.", `${error.message}. Reload it and try again.`);
-  if (trouble !== error) console.error(error);
-  const wait = trouble.retryAfter ? ` You can try again in ${trouble.retryAfter} s.` : "";
-  at("trouble-title").textContent = trouble.title;
-  at("trouble-detail").textContent = trouble.detail + wait;
-  retry = again;
-  at("again").hidden = again === null;
-  at("trouble").hidden = false;
-  say("");
-  if (trouble.status === 401) at("access").open = true;
-}
-
-function calm() {
-  at("trouble").hidden = true;
-  retry = null;
-}
 
 // -- what is shown ------------------------------------------------------------------------------
 
@@ -230,10 +203,20 @@ async function startCamera() {
     onPreview: (video, size) => picture.show(video, shownSize(size.width, size.height)),
     onTrouble: (trouble) => tell(trouble),
     onEnd: (trouble) => {
-      if (camera === stream) endCamera();
+      endCamera();
       if (trouble) tell(trouble, startCamera);
     },
   });
+  say("Opening the camera…");
+  at("camera").disabled = true;
+  try {
+    await stream.start();
+  } catch (error) {
+    tell(error, startCamera); // the photo stays
+    return;
+  } finally {
+    at("camera").disabled = false;
+  }
   const kept = finds.expressions;
   startAfresh();
   camera = stream;
@@ -242,16 +225,10 @@ async function startCamera() {
   at("keep").hidden = false;
   at("frame").classList.remove("empty");
   at("invitation").hidden = true;
-  at("caption").textContent = "";
-  say("Opening the camera…");
+  at("caption").textContent = "Camera";
+  say(kept.length ? "" : "Type what to find in front of the camera.");
   askCamera();
   refresh();
-  try {
-    await stream.start();
-    if (camera === stream) say(kept.length ? "" : "Type what to find in front of the camera.");
-  } catch (error) {
-    stream.stop(error);
-  }
 }
 
 function askCamera() {
@@ -352,11 +329,6 @@ at("camera").addEventListener("click", () => (camera ? stopCamera() : startCamer
 at("keep").addEventListener("click", keepFrame);
 for (const slider of [at("threshold"), at("opacity")]) slider.addEventListener("input", refresh);
 at("threshold").addEventListener("change", () => camera && askCamera());
-at("again").addEventListener("click", () => retry?.());
-at("dismiss").addEventListener("click", () => {
-  calm();
-  at("expression").focus();
-});
 at("save-picture").addEventListener("click", () => download(async () => (
   [await picture.save(), fileName(photo ?? { name: "camera" }, "masks", "png")]
 )));
