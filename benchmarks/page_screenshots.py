@@ -9,14 +9,14 @@ and page-phone.png, each of at most 256 colours.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, FloatRect, Page
 
 from benchmarks.browser import open_chromium
 from benchmarks.served import our_service
@@ -38,14 +38,17 @@ class View:
 
 
 VIEWS = (
-    View("page-light", 1280, 860, "light", "astronaut.jpg", ("the person", "the hair")),
-    View("page-dark", 1280, 860, "dark", "coffee.jpg", ("the cup", "the spoon")),
+    View("page-light", 1200, 800, "light", "astronaut.jpg", ("the person", "the hair")),
+    View("page-dark", 1200, 800, "dark", "coffee.jpg", ("the cup", "the spoon")),
     View("page-phone", 360, 780, "light", "astronaut.jpg", ("the person", "the hair"), 1.5),
 )
+# Of a picture's 256 colours; the others go to the rest of the controls, few pixels of many kinds.
+_EXACT = 24
+_PHOTO_COLOURS = 176
 
 
 def photograph(browser: Browser, url: str, view: View) -> bytes:
-    """A PNG of the page at `url` after the answers of `view` are shown."""
+    """A PNG of the page at `url` when the answers of `view` are shown."""
     context = browser.new_context(
         viewport={"width": view.width, "height": view.height},
         color_scheme=view.scheme,
@@ -62,7 +65,7 @@ def photograph(browser: Browser, url: str, view: View) -> bytes:
         page.mouse.move(1, 1)  # a row under the pointer would dim the other masks
         page.evaluate("document.activeElement.blur()")
         page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 100)))")
-        return page.screenshot(full_page=view.width < 600)
+        return compressed(page.screenshot(), page.locator("#frame").bounding_box(), view.scale)
     finally:
         context.close()
 
@@ -74,11 +77,26 @@ def ask(page: Page, expression: str) -> None:
     page.locator("#finds li.found", has_text=expression).wait_for()
 
 
-def compressed(png: bytes) -> bytes:
-    """The same picture in 256 colours of its own."""
-    few = Image.open(BytesIO(png)).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT)
+def compressed(png: bytes, frame: FloatRect | None, scale: float) -> bytes:
+    """The same picture in 256 colours of its own; `frame` is where the photo lies."""
+    whole = Image.open(BytesIO(png)).convert("RGB")
+    assert frame is not None
+    left, top = round(frame["x"] * scale), round(frame["y"] * scale)
+    right = left + round(frame["width"] * scale)
+    bottom = min(top + round(frame["height"] * scale), whole.height)
+    box = (left, top, right, bottom)
+    photo = whole.crop(box)
+    controls = whole.copy()
+    controls.paste(whole.crop((0, 0, 1, 1)).resize(photo.size), box)
+    counted = sorted(controls.getcolors(controls.width * controls.height) or [])
+    colours = [part for _, colour in counted[-_EXACT:] for part in cast("Iterable[int]", colour)]
+    rest = 256 - _EXACT - _PHOTO_COLOURS
+    colours += photo.quantize(_PHOTO_COLOURS).getpalette() or []
+    colours += controls.quantize(rest, Image.Quantize.MAXCOVERAGE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours)
     buffer = BytesIO()
-    few.save(buffer, "PNG", optimize=True)
+    whole.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -86,10 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.page_screenshots", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="directory to fill")
     chosen = parser.parse_args(arguments)
-    with our_service() as (address, _), open_chromium() as browser:
+    with open_chromium() as browser:
         for view in VIEWS:
+            with our_service() as (address, _):  # each its own, to which no photo is known
+                picture = photograph(browser, address.removesuffix("segment"), view)
             path = chosen.out / f"{view.name}.png"
-            picture = compressed(photograph(browser, address.removesuffix("segment"), view))
             path.write_bytes(picture)
             print(f"{path}: {len(picture):,} bytes")
     return 0

@@ -134,7 +134,7 @@ export function numbers(find, threshold, live = false) {
 export function describe(find, threshold, live = false) {
   const { score, part } = numbers(find, threshold, live);
   if (!part) return "nothing above the threshold";
-  return `score ${score.toFixed(2)}, ${percent(part)} of the picture`;
+  return `score ${score.toFixed(2)}, ${percent(part)} of the photo`;
 }
 
 function fact(find, threshold, live) {

@@ -3,6 +3,8 @@
 import { css, inkOn } from "./palette.js";
 import { paint } from "./masks.js";
 
+const LEAST_RADIUS = 11; // of a number's disc, in pixels of the screen
+
 export class Picture {
   #canvas;
   #context;
@@ -95,7 +97,9 @@ export class Picture {
   #number({ colour, number, layer }) {
     const context = this.#context;
     const { width, height } = this.#canvas;
-    const radius = Math.max(width, height) / 66;
+    const { clientWidth, clientHeight } = this.#canvas;
+    const scale = Math.min(clientWidth / width, clientHeight / height) || 1;
+    const radius = LEAST_RADIUS / Math.min(1, scale);
     const x = Math.min(Math.max(layer.spot.x, radius * 1.3), width - radius * 1.3);
     const y = Math.min(Math.max(layer.spot.y, radius * 1.3), height - radius * 1.3);
     context.beginPath();
