@@ -147,8 +147,13 @@ function find(words) {
   }
   calm();
   const added = finds.add(expression);
-  if (camera) askCamera();
-  else ask([added]);
+  if (camera) {
+    askCamera();
+    say(`Looking for ${expression}.`);
+    refresh();
+  } else {
+    ask([added]);
+  }
 }
 
 async function ask(wanted) {
