@@ -31,10 +31,12 @@ from service.routes import (
     hugging_face,
     inference_v2,
     label_studio,
+    page,
     roboflow,
     segment,
 )
 from service.settings import Settings
+from service.static_files import read_static_files
 from service.tracing import Tracer, make_tracer
 
 logger = logging.getLogger("segvlm.request")
@@ -77,6 +79,7 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     app.state.engine = engine
     app.state.pipeline = pipeline
     app.state.settings = settings
+    app.state.static_files = read_static_files(engine.spec, settings)
     app.openapi = functools.partial(describe_api, app)  # type: ignore[method-assign]
     routers = (
         segment.router,
@@ -85,6 +88,7 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
         label_studio.router,
         roboflow.router,
         health.router,
+        page.router,
     )
     for router in routers:
         app.include_router(router)

@@ -81,7 +81,7 @@ def test_pixel_problem_says_the_limit(make_service: Callable[..., Any]) -> None:
 
 
 def test_unknown_path(service: Any) -> None:
-    assert "/docs" in check(service.client.get("/"), service, 404, "not_found")["detail"]
+    assert "/docs" in check(service.client.get("/nowhere"), service, 404, "not_found")["detail"]
     service.client.post("/segment/../../etc/passwd")
     assert service.metric("segvlm_requests_total", route="unmatched", code="404") == 2
 
