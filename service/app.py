@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from service.buffered_bytes import BufferedBytes
 from service.engine import Engine
 from service.errors import (
     ClientGone,
@@ -26,8 +27,9 @@ from service.pipeline import Pipeline
 from service.problems import problem_response
 from service.request_log import log_request
 from service.request_record import RequestRecord
-from service.routes import health, segment
+from service.routes import health, segment, stream
 from service.settings import Settings
+from service.streams import Streams
 from service.tracing import Tracer, make_tracer
 
 logger = logging.getLogger("segvlm.request")
@@ -43,6 +45,7 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     """An application that serves `engine`; its lifespan starts and stops the engine's threads."""
     pipeline = Pipeline(engine, settings)
     tracer = tracer or make_tracer(settings)
+    buffered = BufferedBytes(settings.max_buffered_bytes)
 
     def record(ended: RequestRecord) -> None:
         if settings.access_log:
@@ -70,8 +73,9 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     app.state.engine = engine
     app.state.pipeline = pipeline
     app.state.settings = settings
+    app.state.streams = Streams(settings.max_streams, buffered, engine.metrics)
     app.openapi = functools.partial(describe_api, app)  # type: ignore[method-assign]
-    routers = (segment.router, health.router)
+    routers = (segment.router, stream.router, health.router)
     for router in routers:
         app.include_router(router)
     for route in (route for router in routers for route in router.routes):
@@ -86,7 +90,7 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
 
     for kind in (ServiceError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, answer_error)
-    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(BodyLimit, settings=settings, buffered=buffered)
     app.add_middleware(  # the last one added is the outermost
         RequestObserver, metrics=engine.metrics, problem=problem_response, record=record
     )

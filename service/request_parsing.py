@@ -118,10 +118,11 @@ def validate_options(options: dict[str, Any]) -> SegmentOptions:
     try:
         return SegmentOptions.model_validate(options)
     except ValidationError as error:
-        raise InvalidField(_faults(error)) from error
+        raise InvalidField(validation_faults(error)) from error
 
 
-def _faults(error: ValidationError) -> list[tuple[str, str]]:
+def validation_faults(error: ValidationError) -> list[tuple[str, str]]:
+    """Each invalid field and what is wrong with it, for InvalidField."""
     return [
         (".".join(map(str, fault["loc"])) or "body", fault["msg"])
         for fault in error.errors(include_url=False, include_input=False)
@@ -166,7 +167,7 @@ def _parse_json(body: bytes) -> SegmentJson:
         if error.errors()[0]["type"] == "json_invalid":
             message = error.errors()[0]["msg"]
             raise MalformedBody(f"the body is not valid JSON ({message}); {_HINT}") from error
-        raise InvalidField(_faults(error)) from error
+        raise InvalidField(validation_faults(error)) from error
 
 
 def _decode_base64(text: str) -> bytes:
