@@ -163,10 +163,11 @@ class StreamSession:
 
     async def _read(self) -> None:
         while True:
-            await self._line.until(self._room)
             message = await self._message()
             if message["type"] == "websocket.disconnect":
                 raise _Ended(_CLOSED_BELOW.get(message["code"], _CLOSED))
+            # With one message in hand, not before the next: so a client that leaves is noticed.
+            await self._line.until(self._room)
             text = message.get("text")
             if text is not None:
                 self._configure(text)
@@ -174,7 +175,7 @@ class StreamSession:
                 await asyncio.sleep(_BREATH)
 
     def _room(self) -> bool:
-        """Whether one more message may be taken; until then the network holds the client back."""
+        """Whether one more message may be taken; until then the network holds others back."""
         if len(self._line) >= _LONGEST_LINE:
             return False
         if self._configuration is None or self._configuration.newest:

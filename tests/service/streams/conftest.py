@@ -27,8 +27,10 @@ class Running:
         self.port = self.server.servers[0].sockets[0].getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
 
-    def stream(self, options: dict[str, Any] | None = None, **configuration: Any) -> Stream:
-        self.opened.append(Stream(f"ws://{self.host}/stream", options or {}, **configuration))
+    def stream(
+        self, options: dict[str, Any] | None = None, path: str = "/stream", **configuration: Any
+    ) -> Stream:
+        self.opened.append(Stream(f"ws://{self.host}{path}", options or {}, **configuration))
         return self.opened[-1]
 
     def hold(self) -> None:
@@ -71,7 +73,7 @@ def serve(make_service: Callable[..., Any]) -> Iterator[Callable[..., Running]]:
     running: list[Running] = []
 
     def start(**options: Any) -> Running:
-        service = make_service(host="127.0.0.1", port=0, access_log=False, **options)
+        service = make_service(**{"host": "127.0.0.1", "port": 0, "access_log": False, **options})
         running.append(Running(service))
         return running[-1]
 
