@@ -263,8 +263,8 @@ class StreamSession:
                 await self._socket.send_text(text)
         except TimeoutError:
             raise _Ended(StreamEnd("slow_reader")) from None
-        except WebSocketDisconnect:
-            raise _Ended(_CLOSED) from None
+        except WebSocketDisconnect:  # the client, or the server at the end of the shutdown
+            raise _Ended(StreamEnd(self._last.kind) if self._last else _CLOSED) from None
 
     # -- both ----------------------------------------------------------------------------------
 

@@ -1,8 +1,10 @@
-"""uvicorn's WebSocket connection, with two ways of closing that it lacks."""
+"""uvicorn's WebSocket connection, with ways of closing that it lacks."""
 
 from __future__ import annotations
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+_LAST_WORD = 1.0  # seconds in which a peer may still take it when the process stops
 
 
 class StreamTransport(WebSocketsSansIOProtocol):
@@ -18,6 +20,10 @@ class StreamTransport(WebSocketsSansIOProtocol):
         finally:
             # Closing writes out what is left, which a peer that does not read prevents for ever.
             self.loop.call_later(self.close_timeout + 1, self.transport.abort)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.loop.call_later(_LAST_WORD, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
         if self.conn.parser_exc is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,6 +33,13 @@ class Running:
     ) -> Stream:
         self.opened.append(Stream(f"ws://{self.host}{path}", options or {}, **configuration))
         return self.opened[-1]
+
+    def deaf_stream(self, **configuration: Any) -> Stream:
+        """Of a client that takes no more of its answers than fits into small buffers."""
+        narrow = socket.socket()
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        narrow.connect(("127.0.0.1", self.port))
+        return self.stream({"sock": narrow, "max_queue": 1}, **configuration)
 
     def hold(self) -> None:
         """Let the model begin, but not end."""

@@ -25,7 +25,8 @@ class Stream:
     """Configured with the keyword arguments, unless there are none."""
 
     def __init__(self, address: str, options: dict[str, Any], **configuration: Any) -> None:
-        options = {"ping_interval": None, "compression": None, "max_size": None, **options}
+        usual = {"ping_interval": None, "compression": None, "max_size": None, "close_timeout": 1}
+        options = {**usual, **options}
         self._stack = ExitStack()
         opening = connect(address, open_timeout=PATIENCE, **options)
         self.socket: ClientConnection = self._stack.enter_context(opening)

@@ -166,7 +166,10 @@ def test_timeout_of_a_frame_counts_from_its_arrival(
     assert running.service.backend.entered.wait(PATIENCE)
     stream.send(small_photo)
     errors = [stream.receive() for _ in range(2)]
-    assert [(each["frame"], each["reason"]) for each in errors] == [(0, "deadline"), (1, "deadline")]
+    assert [(each["frame"], each["reason"]) for each in errors] == [
+        (0, "deadline"),
+        (1, "deadline"),
+    ]
     running.go_on()
     assert stream.ask(small_photo)["frame"] == 2
     assert running.frames() == {"received": 3, "answered": 1, "deadline": 2}
