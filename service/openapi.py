@@ -64,7 +64,7 @@ SEGMENT_OPERATION: dict[str, Any] = {
 
 def segment_responses() -> dict[int | str, dict[str, Any]]:
     """Every problem that `POST /segment` can answer, and the pictures."""
-    not_here = {"not_found", "method_not_allowed", "disconnected"}
+    not_here = {"not_found", "method_not_allowed", "disconnected", "foreign_origin", "streams_full"}
     kinds: dict[int, list[type[ServiceError]]] = {}
     for kind in problem_kinds():
         if kind.reason not in not_here:
