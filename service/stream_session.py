@@ -105,10 +105,10 @@ class StreamSession:
         state.frames = self._counts.told
         try:
             end = await self._serve()
-            await self._close(end)
         finally:
-            await self._give_up(end)
             state.reason = None if end is _CLOSED else end.kind
+            await self._give_up(end)
+        await self._close(end)
 
     async def _serve(self) -> StreamEnd:
         end = _INTERNAL

@@ -131,7 +131,7 @@ def test_client_that_leaves_takes_its_frames_along(
     serve: Callable[..., Any], small_photo: bytes
 ) -> None:
     """What the model had not begun with is never run."""
-    running = serve()
+    running = serve(timeout=300)  # so that not its deadline frees the place
     backend, metric = running.service.backend, running.service.metric
     stream = running.stream(expressions=["a"], newest=False)
     running.hold()
