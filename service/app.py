@@ -20,6 +20,7 @@ from service.errors import (
     RouteUnknown,
     ServiceError,
 )
+from service.memory_budget import MemoryBudget
 from service.middleware import BodyLimit, RequestObserver
 from service.openapi import describe_api
 from service.pipeline import Pipeline
@@ -34,9 +35,11 @@ from service.routes import (
     page,
     roboflow,
     segment,
+    stream,
 )
 from service.settings import Settings
 from service.static_files import read_static_files
+from service.streams import Streams
 from service.tracing import Tracer, make_tracer
 
 logger = logging.getLogger("segvlm.request")
@@ -52,6 +55,7 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     """An application that serves `engine`; its lifespan starts and stops the engine's threads."""
     pipeline = Pipeline(engine, settings)
     tracer = tracer or make_tracer(settings)
+    budget = MemoryBudget(settings.max_budget_bytes)
 
     def record(ended: RequestRecord) -> None:
         if settings.access_log:
@@ -79,10 +83,12 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     app.state.engine = engine
     app.state.pipeline = pipeline
     app.state.settings = settings
+    app.state.streams = Streams(settings.max_streams, budget, engine.metrics)
     app.state.static_files = read_static_files(engine.spec, settings)
     app.openapi = functools.partial(describe_api, app)  # type: ignore[method-assign]
     routers = (
         segment.router,
+        stream.router,
         inference_v2.router,
         hugging_face.router,
         label_studio.router,
@@ -104,7 +110,7 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
 
     for kind in (ServiceError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, answer_error)
-    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(BodyLimit, settings=settings, budget=budget)
     app.add_middleware(  # the last one added is the outermost
         RequestObserver, metrics=engine.metrics, problem=problem_response, record=record
     )

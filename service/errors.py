@@ -4,6 +4,7 @@
       CallerError                    the caller can mend it
         MalformedBody      400       malformed_body      not valid JSON or multipart
         BadImage           400       bad_image           not an image, or broken, or of no use here
+        ForeignOrigin      403       foreign_origin      another site's page wants a WebSocket
         RouteUnknown       404       not_found
         MethodUnknown      405       method_not_allowed
         NotAcceptable      406       not_acceptable      what Accept wants cannot hold the result
@@ -16,6 +17,7 @@
         InternalError      500       internal
         InferenceFailed    500       inference           on this image and expression, run alone
         QueueFull          503       queue_full          with Retry-After
+        StreamsFull        503       streams_full        with Retry-After
         DeviceMemoryShort  503       out_of_memory       with Retry-After
         Draining           503       draining            with Retry-After
         EngineStopped      503       engine_stopped      with Retry-After
@@ -84,6 +86,12 @@ class BadImage(CallerError):
     """The image's bytes are not a whole image of a format that we read."""
 
     status, reason, title = 400, "bad_image", "Not a readable image"
+
+
+class ForeignOrigin(CallerError):
+    """A page of another site opens a WebSocket, which browsers let it do with its user's rights."""
+
+    status, reason, title = 403, "foreign_origin", "This page may not open a stream"
 
 
 class RouteUnknown(CallerError):
@@ -198,6 +206,19 @@ class QueueFull(_Overloaded):
 
     def __init__(self, retry_after: float) -> None:
         super().__init__("too many images are waiting; try again after Retry-After", retry_after)
+
+
+class StreamsFull(_Overloaded):
+    """As many streams are open as may be."""
+
+    reason, title = "streams_full", "Too many streams are open"
+
+    def __init__(self, limit: int, retry_after: float = 5.0) -> None:
+        super().__init__(
+            f"{limit} streams are open, and no more are accepted (SEGVLM_MAX_STREAMS); try again "
+            "later, or send single images to POST /segment",
+            retry_after,
+        )
 
 
 class DeviceMemoryShort(_Overloaded):

@@ -19,6 +19,11 @@ class MemoryBudget:
         self._used = 0
         self._lock = threading.Lock()
 
+    @property
+    def held(self) -> int:
+        """Bytes taken and not given back."""
+        return self._used
+
     def take(self, size: int) -> None:
         """Raises QueueFull, and takes nothing, if `size` bytes are not left."""
         with self._lock:

@@ -28,6 +28,10 @@ SECONDS = (
 )  # fmt: skip
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 CACHES = ("image", "text")
+STREAM_ENDS = (
+    "closed", "idle", "slow_reader", "too_large", "bad_message", "draining", "engine_stopped",
+    "internal", "streams_full", "foreign_origin", "refused",
+)  # fmt: skip
 FAILURES: tuple[FailureKind, ...] = ("exception", "out_of_memory")
 
 # `*_created` samples are gauges of a name that promtool's lint refuses beside a counter.
@@ -40,6 +44,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._count_requests()
+        self._count_streams()
         self._time_stages()
         self._watch_engine()
         self._watch_caches()
@@ -74,6 +79,46 @@ class Metrics:
             "segvlm_request_seconds",
             "From the first header to the last byte of the answer, by route template.",
             ("route",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+
+    def _count_streams(self) -> None:
+        self.streams_open = Gauge(
+            "segvlm_streams_open", "Streams that are open.", registry=self.registry
+        )
+        self.streams = Counter(
+            "segvlm_streams_total",
+            "Streams ended or refused, by how.",
+            ("end",),
+            registry=self.registry,
+        )
+        for end in STREAM_ENDS:
+            self.streams.labels(end)
+        self.frames_received = Counter(
+            "segvlm_frames_received_total",
+            "Frames that arrived; each is answered, dropped or failed.",
+            registry=self.registry,
+        )
+        self.frames_answered = Counter(
+            "segvlm_frames_answered_total", "Frames whose masks were sent.", registry=self.registry
+        )
+        self.frames_dropped = Counter(
+            "segvlm_frames_dropped_total",
+            "Frames that a newer one replaced while they waited.",
+            registry=self.registry,
+        )
+        self.frames_failed = Counter(
+            "segvlm_frames_failed_total",
+            "Frames that got no masks, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+        for kind in problem_kinds():
+            self.frames_failed.labels(kind.reason)
+        self.frame_seconds = Histogram(
+            "segvlm_frame_seconds",
+            "From a frame's arrival until its masks were sent.",
             buckets=SECONDS,
             registry=self.registry,
         )
@@ -204,6 +249,11 @@ class Metrics:
             self.rejected.labels(record.reason).inc()
         seconds = record.finished_at - record.started_at
         self.request_seconds.labels(record.route).observe(seconds)
+
+    def stream_finished(self, record: RequestRecord) -> None:
+        """Count a stream, also one that was refused; the only place that does."""
+        unsaid = "closed" if record.status == 101 else "refused"
+        self.streams.labels(record.reason or unsaid).inc()
 
     def batch_finished(self, report: BatchReport) -> None:
         """See `service.batcher.BatchObserver`."""

@@ -35,10 +35,11 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestObserver:
-    """Gives each request an id, and counts, times and logs it once, whatever becomes of it.
+    """Gives each request and stream an id; counts, times and logs it once, whatever becomes of it.
 
     It is the outermost, so it also answers what nothing else caught. `scope["state"]` carries what
-    the layers inside say of the request: `request_id`, `times`, and `reason` if it was refused.
+    the layers inside say of the request: `request_id`, `times`, `reason` if it was refused, and of
+    a stream `frames`.
     """
 
     def __init__(
@@ -54,27 +55,29 @@ class RequestObserver:
         self._record = record
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
+        given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         times = StageTimes()
         state = scope.setdefault("state", {})
         started = times.clock()
-        state.update(request_id=request_id, times=times, arrived_at=started, reason=None)
+        state.update(request_id=request_id, times=times, arrived_at=started, reason=None, frames={})
         token = current_request_id.set(request_id)
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            if not status and (answered := _status(message)):
+                status = answered
+                if message["type"] != "websocket.close":
+                    message.setdefault("headers", [])
+                    MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        self._metrics.request_started()
+        if scope["type"] == "http":
+            self._metrics.request_started()
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
@@ -87,21 +90,42 @@ class RequestObserver:
                 status, state["reason"] = Draining.status, Draining.reason
             raise
         finally:
-            record = RequestRecord(
-                request_id=request_id,
-                method=scope["method"],
-                path=quote(scope["path"]),  # a line break in it would forge a line of the log
-                route=getattr(scope.get("route"), "path", UNMATCHED),
-                status=status or InternalError.status,
-                reason=state["reason"],
-                traceparent=headers.get("traceparent"),
-                started_at=started,
-                finished_at=times.clock(),
-                stages=tuple(times.stages),
-            )
-            self._metrics.request_finished(record)
-            self._record(record)
+            self._ended(scope, status or InternalError.status, times)
             current_request_id.reset(token)
+
+    def _ended(self, scope: Scope, status: int, times: StageTimes) -> None:
+        state = scope["state"]
+        record = RequestRecord(
+            request_id=state["request_id"],
+            method=scope.get("method", "GET"),  # a stream begins as one
+            path=quote(scope["path"]),  # a line break in it would forge a line of the log
+            route=getattr(scope.get("route"), "path", UNMATCHED),
+            status=status,
+            reason=state["reason"],
+            traceparent=Headers(scope=scope).get("traceparent"),
+            started_at=state["arrived_at"],
+            finished_at=times.clock(),
+            stages=tuple(times.stages),
+            frames=state["frames"],
+        )
+        if scope["type"] == "http":
+            self._metrics.request_finished(record)
+        else:
+            self._metrics.stream_finished(record)
+        self._record(record)
+
+
+def _status(message: Message) -> int | None:
+    """What a message says of the answer: its status, 101 when a stream is accepted."""
+    match message["type"]:
+        case "http.response.start" | "websocket.http.response.start":
+            return int(message["status"])
+        case "websocket.accept":
+            return 101
+        case "websocket.close":  # instead of accepting it, or the status is known already
+            return 403
+        case _:
+            return None
 
 
 class BodyLimit:
@@ -112,10 +136,10 @@ class BodyLimit:
     `scope["state"]["memory"]` is the request's MemoryShare, for what else it makes.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, budget: MemoryBudget) -> None:
         self._app = app
         self._settings = settings
-        self._budget = MemoryBudget(settings.max_buffered_bytes)
+        self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -17,6 +17,11 @@ from service.schemas import Problem, SegmentJson, SegmentOptions
 _REF = "#/components/schemas/{model}"
 
 
+_NOT_OF_A_REQUEST = frozenset(
+    {"not_found", "method_not_allowed", "disconnected", "foreign_origin", "streams_full"}
+)
+
+
 def _form_schema() -> dict[str, Any]:
     options = SegmentOptions.model_json_schema()["properties"]
     return {
@@ -104,7 +109,7 @@ def _problems(
     content: dict[str, Any], without: Set[str] = frozenset()
 ) -> dict[int | str, dict[str, Any]]:
     """By status: which problems have it, but for those that no known route answers."""
-    not_here = {"not_found", "method_not_allowed", "disconnected", *without}
+    not_here = {*_NOT_OF_A_REQUEST, *without}
     kinds: dict[int, list[type[ServiceError]]] = {}
     for kind in problem_kinds():
         if kind.reason not in not_here:

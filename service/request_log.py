@@ -36,11 +36,13 @@ def log_request(ended: RequestRecord) -> None:
         milliseconds[stage.name] = round(spent, 3)
     outcome = f"{ended.status} {ended.reason}" if ended.reason else str(ended.status)
     shown = " ".join(f"{name}={value:g}" for name, value in milliseconds.items())
+    frames = "".join(f" {name}={value}" for name, value in ended.frames.items())
     logger.info(
-        "%s %s %s ms: %s",
+        "%s %s %s%s ms: %s",
         ended.method,
         ended.path,
         outcome,
+        frames,
         shown,
         extra={
             "method": ended.method,
@@ -49,6 +51,7 @@ def log_request(ended: RequestRecord) -> None:
             "status": ended.status,
             "reason": ended.reason,
             "milliseconds": milliseconds,
+            **({"frames": dict(ended.frames)} if ended.frames else {}),
         },
     )
 

@@ -125,10 +125,11 @@ def validate_options(options: dict[str, Any]) -> SegmentOptions:
     try:
         return SegmentOptions.model_validate(options)
     except ValidationError as error:
-        raise InvalidField(_faults(error)) from error
+        raise InvalidField(validation_faults(error)) from error
 
 
-def _faults(error: ValidationError) -> list[tuple[str, str]]:
+def validation_faults(error: ValidationError) -> list[tuple[str, str]]:
+    """Each invalid field and what is wrong with it, for InvalidField."""
     return [
         (".".join(map(str, fault["loc"])) or "body", fault["msg"])
         for fault in error.errors(include_url=False, include_input=False)
@@ -179,7 +180,7 @@ def parse_json(body: bytes, kind: type[Document], hint: str) -> Document:
         if error.errors()[0]["type"] == "json_invalid":
             message = error.errors()[0]["msg"]
             raise MalformedBody(f"the body is not valid JSON ({message}); {hint}") from error
-        raise InvalidField(_faults(error)) from error
+        raise InvalidField(validation_faults(error)) from error
 
 
 def decode_base64(text: str, field: str = "image") -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.stages import Stage
 
@@ -16,10 +17,11 @@ current_request_id: ContextVar[str | None] = ContextVar("segvlm_request_id", def
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One request, ended. Times are of `time.monotonic`, in seconds.
+    """One request or stream, ended. Times are of `time.monotonic`, in seconds.
 
     `path` is percent-encoded, `route` a template such as `/segment`. `reason`: of
-    `service.errors`, None if it got what it asked for. `traceparent`: W3C Trace Context's header.
+    `service.errors`, or how a stream ended; None if it got what it asked for. `traceparent`: W3C
+    Trace Context's header. `frames`: of a stream, how many and what became of them.
     """
 
     request_id: str
@@ -32,3 +34,4 @@ class RequestRecord:
     started_at: float
     finished_at: float
     stages: tuple[Stage, ...]
+    frames: Mapping[str, int] = field(default_factory=dict)

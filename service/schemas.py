@@ -43,6 +43,20 @@ class SegmentJson(SegmentOptions):
     expressions: list[str] = Field(description="What to find, one mask for each.", min_length=1)
 
 
+class StreamConfiguration(SegmentOptions):
+    """The first message of a stream, and any later one that changes what is asked."""
+
+    format: Literal["rle", "png", "polygons", "none"] = Field(
+        "rle", description="Form of each mask: COCO compressed RLE, 1-bit PNG, polygons, none."
+    )
+    expressions: list[str] = Field(description="What to find in each frame.", min_length=1)
+    newest: bool = Field(
+        True,
+        description="Of the frames that wait for the model only the newest is kept. False: every "
+        "frame is answered, and no more are read while others wait.",
+    )
+
+
 class ModelInfo(BaseModel):
     """Which model answered."""
 

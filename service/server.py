@@ -12,6 +12,8 @@ import uvicorn
 from service.app import create_app
 from service.engine import Engine
 from service.settings import Settings
+from service.stream_transport import StreamTransport
+from service.streams import Streams
 
 logger = logging.getLogger("segvlm.server")
 
@@ -29,9 +31,10 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
+        app = create_app(settings, engine)
         super().__init__(
             uvicorn.Config(
-                create_app(settings, engine),
+                app,
                 host=settings.host,
                 port=settings.port,
                 access_log=False,  # ours names the request's id and the time of each stage
@@ -39,11 +42,18 @@ class Server(uvicorn.Server):
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE,
                 timeout_graceful_shutdown=round(settings.shutdown_timeout),
+                ws=StreamTransport,
+                ws_max_size=settings.max_body_bytes,
+                ws_per_message_deflate=False,  # images are compressed, masks are small
+                # Pings keep proxies from closing, but none is failed: a pong comes behind all
+                # frames that the network holds. Sessions see for themselves whether a peer lives.
+                ws_ping_timeout=None,
             )
         )
         self.exit_code = 0
         self._settings = settings
         self._engine = engine
+        self._streams: Streams = app.state.streams
         self._announced = False
         self._told_at: float | None = None
 
@@ -80,8 +90,10 @@ class Server(uvicorn.Server):
         if not self._engine.draining:
             logger.info("stopping: %d images in flight are finished first", self._engine.images)
             self._engine.drain()
+            self._streams.drain()
+        busy = self._engine.images or self._streams.open
         left = self._settings.shutdown_timeout - elapsed
-        if left <= 0 or (elapsed >= self._settings.drain_seconds and not self._engine.images):
+        if left <= 0 or (elapsed >= self._settings.drain_seconds and not busy):
             self.config.timeout_graceful_shutdown = max(1, round(left))
             self.should_exit = True
 

@@ -113,11 +113,19 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(32 * _MIB, ge=1, description="longest request body")
     max_buffered_bytes: int = Field(
-        512 * _MIB, ge=1, description="all bodies in memory together; beyond it a 503"
+        512 * _MIB, ge=1, description="all bodies and frames in memory together; beyond it a 503"
     )
     max_pixels: int = Field(50_000_000, ge=1, description="most pixels of an image")
     max_expressions: int = Field(32, ge=1, description="most expressions of a request")
     max_expression_length: int = Field(256, ge=1, description="most characters of an expression")
+
+    max_streams: int = Field(16, ge=0, description="streams that are open at a time")
+    stream_frames: int = Field(
+        2, ge=1, description="frames of one stream that are worked on at a time"
+    )
+    stream_idle_timeout: float = Field(
+        60.0, gt=0, description="a stream ends if its client sends, or takes, nothing for so long"
+    )
 
     upload_timeout: float = Field(60.0, gt=0, description="for the whole body to arrive")
     timeout: float = Field(

@@ -62,6 +62,7 @@ class OtelTracer:
                 "url.path": ended.path,
                 "http.response.status_code": ended.status,
                 "segvlm.request_id": ended.request_id,
+                **{f"segvlm.frames.{name}": number for name, number in ended.frames.items()},
             },
         )
         if ended.reason is not None:

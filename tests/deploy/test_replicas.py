@@ -6,6 +6,7 @@ network, and a small name server tells them as Docker's does.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -27,6 +28,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 from PIL import Image
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from service.errors import PROBLEM_MEDIA_TYPE, TooLarge
 from service.settings import load_settings
@@ -305,3 +308,19 @@ def test_bodies_and_paths(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/docs").status_code == 200
         asked = httpx.post(f"{url}/segment?format=none", **FORM)
         assert asked.json()["results"][0]["mask"] is None
+
+
+def test_streams_pass_through(tmp_path: Path) -> None:
+    """From a page of nginx's address, too; at a stop the service's own code comes through."""
+    with stack(tmp_path, 1) as running:
+        address = running.url.replace("http://", "ws://")
+        with connect(f"{address}/stream", origin=running.url, compression=None) as stream:
+            stream.send('{"expressions": ["the dog"]}')
+            assert json.loads(stream.recv(PATIENCE))["type"] == "ready"
+            stream.send(photo())
+            assert json.loads(stream.recv(PATIENCE))["frame"] == 0
+            running.replicas[0].process.send_signal(signal.SIGTERM)
+            with pytest.raises(ConnectionClosed) as closed:
+                stream.recv(PATIENCE)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
