@@ -151,4 +151,4 @@ class InstanceSource:
             len(made.phrases),
             row.coco_id,
         )
-        return ReadyPhoto(record, jpeg, made.phrases)
+        return ReadyPhoto(record, jpeg, made.phrases, made.objects or None)

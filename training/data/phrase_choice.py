@@ -41,6 +41,7 @@ class Candidate:
         swapped_target: the same for the phrase with left and right exchanged; empty when
             nothing matches it or it is not decided.
         telling: the target is not the whole class, so the words beyond the class matter.
+        anchor: the class whose only instance the phrase names to say where the target is; "" none.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Candidate:
     target: tuple[int, ...]
     telling: bool
     swapped_target: tuple[int, ...] = ()
+    anchor: str = ""
 
 
 def choose(
