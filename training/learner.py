@@ -21,15 +21,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.segvlm import SegVLM
+from model.segvlm import Decoded, SegVLM
 
 from .config import TrainConfig
 from .data.dataset import Batch
 from .distributed import Processes, synchronise_batch_norm
 from .losses import RafTerms, raf_loss
-from .optimisation import Schedule, averaged, build_optimizer
+from .object_losses import (
+    Roles,
+    anchor_loss,
+    class_loss,
+    geometry_loss,
+    pick_loss,
+    roles_of,
+    sibling_pixel_weight,
+)
+from .optimisation import Schedule, averaged, build_optimizer, freeze
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Answers(NamedTuple):
+    """What the losses look at. geometry: maps (I, 5, h, w), () without `selection`."""
+
+    decoded: Decoded
+    geometry: tuple[Tensor, ...]
 
 
 class TrainingForward(nn.Module):
@@ -39,16 +55,32 @@ class TrainingForward(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, tokens: Tensor, image_index: Tensor) -> Tensor:
-        """images (I, S, S, 3), tokens (N, L), image_index (N,) -> logits (N, S/4, S/4).
+    def forward(self, images: Tensor, tokens: Tensor, image_index: Tensor) -> Answers:
+        """images (I, S, S, 3), tokens (N, L), image_index (N,) -> logits (N, S/4, S/4) and more.
 
         `image_index` rises and names every image.
         """
         pyramid = self.model.encode_image(images)
+        p3, p4, p5 = pyramid
+        geometry: tuple[Tensor, ...] = ()
+        relations = None
+        if self.model.config.selection:
+            geometry = self.model.geometry_of(p3, p4)
+            relations = self.model.relate_objects(p3, p4).of(image_index)
         if len(tokens) != len(images):  # else it is 0, 1, 2, ... and its gradient costs GPUs dear
-            p3, p4, p5 = pyramid
             pyramid = p3[image_index], p4[image_index], p5[image_index]
-        return self.model.decode(*pyramid, *self.model.encode_text(tokens))
+        text = self.model.encode_text(tokens)
+        decoded = self.model.decode_parts(*pyramid, *text, relations=relations)
+        return Answers(decoded, geometry)
+
+
+class ObjectTerms(NamedTuple):
+    """The unweighted terms of `object_losses`, 0 where they are off."""
+
+    by_class: Tensor
+    pick: Tensor
+    anchor: Tensor
+    geometry: Tensor
 
 
 @dataclass(frozen=True)
@@ -61,6 +93,7 @@ class Update:
     """
 
     terms: RafTerms
+    object_terms: ObjectTerms
     gradient_norm: Tensor
     iou: Tensor
     phrases: int
@@ -94,6 +127,7 @@ class Learner:
         layout = torch.channels_last if optim.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=layout)
         synchronise_batch_norm(self.model, processes)
+        self._frozen = freeze(self.model, config.model.frozen)
         self.average = averaged(self.model, optim.ema_decay)
         self.optimizer = build_optimizer(self.model, optim, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=optim.precision == "fp16")
@@ -129,8 +163,11 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.model.train()
+        for part in self._frozen:
+            part.eval()
         self.optimizer.zero_grad(set_to_none=True)
-        totals = torch.zeros(len(RafTerms._fields) + 1, device=self.processes.device)
+        count = len(RafTerms._fields) + len(ObjectTerms._fields) + 1
+        totals = torch.zeros(count, device=self.processes.device)
         for number, batch in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
             self._seed_dropout(step, number)
@@ -143,7 +180,8 @@ class Learner:
         if self.average is not None:
             self.average.update_parameters(self.model)
         return Update(
-            terms=RafTerms(*totals[:-1]),
+            terms=RafTerms(*totals[:4]),
+            object_terms=ObjectTerms(*totals[4:-1]),
             gradient_norm=norm,
             iou=totals[-1],
             phrases=sum(len(batch.tokens) for batch in micro_batches),
@@ -166,16 +204,17 @@ class Learner:
     def _learn(self, batch: Batch, share: float) -> Tensor:
         """Gradients of a micro-batch; its part of the loss terms and the sum of its IoUs."""
         device = self.processes.device
-        images, tokens, targets, index = (item.to(device, non_blocking=True) for item in batch)
+        batch = Batch(*(item.to(device, non_blocking=True) for item in batch))
         kind = _AUTOCAST[self.config.optim.precision]
         with torch.autocast(device.type, kind, enabled=kind is not None):
-            logits = self._forward(images, tokens, index)
-        terms = raf_loss(logits, targets, self.config.loss)
+            answers = self._forward(batch.images, batch.tokens, batch.image_index)
+        terms, extra = _all_terms(answers, batch, self.config)
         self._losses.append((_LateFlag(torch.isfinite(terms.total.detach())), batch))
         # Processes' gradients are averaged, their parts of the loss are summed.
         self.scaler.scale(terms.total * (share * self.processes.world)).backward()  # type: ignore[no-untyped-call]
-        parts = [term.detach() * share for term in terms]
-        return torch.stack([*parts, _summed_iou(logits.detach(), targets, self.config)])
+        parts = [term.detach() * share for term in (*terms, *extra)]
+        logits = answers.decoded.logits.detach()
+        return torch.stack([*parts, _summed_iou(logits, batch.targets, self.config)])
 
     def faults(self) -> Faults:
         """What was not finite since the last call; to be asked between two updates."""
@@ -214,6 +253,41 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.skipped.fill_(state["skipped"])
+
+
+def _all_terms(answers: Answers, batch: Batch, config: TrainConfig) -> tuple[RafTerms, ObjectTerms]:
+    """The loss of a micro-batch and what it is made of."""
+    objects, decoded = config.objects, answers.decoded
+    zero = decoded.logits.new_zeros((), dtype=torch.float32)
+    if not objects.enabled:
+        return raf_loss(decoded.logits, batch.targets, config.loss), ObjectTerms(*(zero,) * 4)
+    roles = roles_of(batch.objects, batch.roles, batch.image_index)
+    weight = None
+    if objects.sibling_weight:
+        weight = sibling_pixel_weight(roles, objects.sibling_weight)
+    terms = raf_loss(decoded.logits, batch.targets, config.loss, pixel_weight=weight)
+    if not objects.needs_selection:
+        return terms, ObjectTerms(*(zero,) * 4)
+    extra = _object_terms(answers, batch, roles, config)
+    total = (
+        terms.total
+        + objects.class_weight * extra.by_class
+        + objects.pick_weight * extra.pick
+        + objects.anchor_weight * extra.anchor
+        + objects.geometry_weight * extra.geometry
+    )
+    return terms._replace(total=total), extra
+
+
+def _object_terms(answers: Answers, batch: Batch, roles: Roles, config: TrainConfig) -> ObjectTerms:
+    _, class_logits, selection, anchor = answers.decoded
+    assert class_logits is not None and selection is not None and anchor is not None
+    return ObjectTerms(
+        class_loss(class_logits, batch.targets, roles, config.loss),
+        pick_loss(selection.float(), roles),
+        anchor_loss(anchor.float(), roles),
+        geometry_loss(tuple(each.float() for each in answers.geometry), batch.objects),
+    )
 
 
 def _summed_iou(logits: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:

@@ -18,7 +18,7 @@ from training.data.scene_phrases import scene_phrases
 from training.data.scenes import compose_scene
 from training.data.store_building import PrepareReport, ReadyPhoto, build_store, file_digest
 
-# Raised whenever layouts or their phrases change, so that a half-made store of older ones is refused.
+# Raised whenever layouts or their phrases change, so that a half-made store of before is refused.
 SCENES_VERSION = 1
 SOURCE = "scenes"
 _JPEG_QUALITY = 92

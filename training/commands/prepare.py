@@ -78,9 +78,7 @@ def _scenes(options: argparse.Namespace) -> None:
 
     images = options.images or options.annotations.parent
     counts = {"train": options.train, "val": options.val}
-    print(
-        prepare_scenes(options.annotations, images, options.out, counts, options.seed).text()
-    )
+    print(prepare_scenes(options.annotations, images, options.out, counts, options.seed).text())
 
 
 def _declare_phrasecut(data_sets: Commands) -> None:

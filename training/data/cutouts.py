@@ -55,9 +55,7 @@ class CutOutBank:
         ValueError: if there is nothing to cut out or nothing to paste it on.
     """
 
-    def __init__(
-        self, rows: Sequence[ImageRow], categories: Mapping[int, str], root: Path
-    ) -> None:
+    def __init__(self, rows: Sequence[ImageRow], categories: Mapping[int, str], root: Path) -> None:
         self._categories, self._root = categories, root
         found: dict[str, list[tuple[ImageRow, Mapping[str, Any]]]] = defaultdict(list)
         self.backgrounds: list[Background] = []

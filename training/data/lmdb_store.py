@@ -42,7 +42,8 @@ from training.data.lmdb_file import (
     used_bytes,
 )
 from training.data.phrase_records import ImageRecord as ImageRecord
-from training.data.phrase_records import ObjectRecord, PhraseRecord
+from training.data.phrase_records import ObjectRecord
+from training.data.phrase_records import PhraseRecord as PhraseRecord
 from training.data.phrase_records import decode_rle as decode_rle
 from training.data.phrase_records import encode_rle as encode_rle
 

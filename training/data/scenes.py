@@ -234,7 +234,9 @@ def _paste_all(
             covered = any((each & mask).sum() > _MOST_OVERLAP * mask.sum() for _, each in pasted)
             inside = any(_is_inside(mask, each) for _, each in pasted)
             if mask.any() and visible and (inside or not covered):
-                canvas[:] = (canvas + alpha[..., None] * (pixels - canvas.astype(np.float32))).round()
+                canvas[:] = (
+                    canvas + alpha[..., None] * (pixels - canvas.astype(np.float32))
+                ).round()
                 pasted = [(name, each) for (name, _), each in zip(pasted, left, strict=True)]
                 pasted.append((wish.cut.class_name, mask))
                 whole.append(int(mask.sum()))

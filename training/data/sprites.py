@@ -12,7 +12,6 @@ from functools import cache
 from random import Random
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from training.data.colours import COLOUR_NAMES, name_pixels
@@ -38,7 +37,8 @@ def _star() -> Points:
 
 def _cross() -> Points:
     a, b = 0.33, 0.67
-    return [(a, 0), (b, 0), (b, a), (1, a), (1, b), (b, b), (b, 1), (a, 1), (a, b), (0, b), (0, a), (a, a)]  # fmt: skip
+    upper = [(a, 0), (b, 0), (b, a), (1, a), (1, b), (b, b)]
+    return [*upper, (b, 1), (a, 1), (a, b), (0, b), (0, a), (a, a)]
 
 
 def _arrow() -> Points:
