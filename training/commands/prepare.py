@@ -1,4 +1,4 @@
-"""python -m training prepare {instances,scenes,phrasecut,refcoco,voc}: a data set -> a phrase store."""
+"""python -m training prepare {instances,scenes,phrasecut,refcoco,voc}: a data set -> a store."""
 
 from __future__ import annotations
 

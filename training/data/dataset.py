@@ -57,7 +57,7 @@ _Target = NDArray[np.bool_] | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _Example:
-    """A photo with some of its phrases; objects, and their roles for each phrase, where asked for."""
+    """A photo with some of its phrases; objects and their roles for each where asked for."""
 
     image: NDArray[np.uint8]
     phrases: list[str]

@@ -164,7 +164,7 @@ class _Scene:
             yield from make[kind](name, noun_of(name), things)
 
     def _whole_class_only(self, name: str) -> bool:
-        """Whether the annotation's masks of a class are not the things that a person would count."""
+        """Whether the masks of a class are not the things that a person would count."""
         return self.policy.regions or name in self.policy.stuff
 
     def objects(self) -> tuple[ObjectRecord, ...]:

@@ -42,7 +42,7 @@ def object_roles(record: PhraseRecord, objects: Sequence[ObjectRecord] | None) -
 
 
 def stacked_roles(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Rows of different numbers of objects as one array (N, K + 1); what is missing is unrelated."""
+    """Rows of different numbers of objects as one array (N, K + 1); the missing are unrelated."""
     longest = max(len(row) for row in rows)
     stacked = np.full((len(rows), longest), UNRELATED, dtype=np.int64)
     for place, row in enumerate(rows):

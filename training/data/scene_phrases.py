@@ -1,4 +1,4 @@
-"""Phrases of layouts beyond those that real photos get: corners, columns, insides, negation, nothing.
+"""Phrases of layouts beyond those of real photos: corners, columns, insides, negation, nothing.
 
 Each function yields (kind, phrase, matched things of the class) wherever the instances decide it,
 by the same margins as `layout` and `colours`. What matches nothing is made too: `no_target`.
