@@ -247,7 +247,7 @@ def _probe_lines(
     yield from _discriminative_lines(probes.discriminative)
     yield 'Left and right exchanged: "overlap" is the IoU of the two answered masks (low is good),'
     yield "over the pairs where neither is empty; the mean IoUs are with the true masks of either,"
-    yield "and \"hits\" is how often the exchanged phrase's mask fits its own truth better."
+    yield 'and "hits" is how often the exchanged phrase\'s mask fits its own truth better.'
     yield ""
     yield "| phrases | pairs | overlap | one mask empty | both empty | original | exchanged | hits |"
     yield "|---|--:|--:|--:|--:|--:|--:|--:|"
