@@ -1,5 +1,7 @@
 """A network from a bundle's graphs, to go on training where its checkpoint is not at hand.
 
+Made for the bundle 0.1.0 of `segvlm-lite`, which version 0.2.0 was trained on from.
+
 The exporter folds batch norms into the convolutions before them and transposes linear layers.
 Folding is undone with the statistics of real photos: the network answers what the graphs answer,
 and its norms hold what training expects of them.
@@ -36,7 +38,9 @@ def network_of(bundle: Bundle, images: Tensor, tokens: Tensor) -> SegVLM:
     Raises:
         ValueError: if the graphs are not laid out as this version's exporter lays them out.
     """
-    model = build_segvlm(preset_config(bundle.config.preset)).eval()
+    config = bundle.config
+    sizes = {"image_size": config.image_size, "word_length": config.word_length}
+    model = build_segvlm(preset_config(config.preset, **sizes)).eval()
     tensors = dict(model.state_dict())
     norms = _norm_after(model)
     named: dict[str, Tensor] = {}

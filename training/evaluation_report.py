@@ -249,7 +249,7 @@ def _probe_lines(
     yield "over the pairs where neither is empty; the mean IoUs are with the true masks of either,"
     yield 'and "hits" is how often the exchanged phrase\'s mask fits its own truth better.'
     yield ""
-    yield "| phrases | pairs | overlap | one mask empty | both empty | original | exchanged | hits |"
+    yield "| phrases | pairs | overlap | one empty | both empty | original | exchanged | hits |"
     yield "|---|--:|--:|--:|--:|--:|--:|--:|"
     yield _swap_row("**all**", probes.swap)
     for kind, swap in probes.swap_kinds.items():

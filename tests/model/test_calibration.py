@@ -1,4 +1,4 @@
-"""The score of an answer: sure maps score high, doubtful ones low, and only rising maps are maps."""
+"""The score of an answer: sure maps score high, doubtful ones low; a map of scores rises."""
 
 from __future__ import annotations
 
