@@ -29,16 +29,16 @@ _CLEAR_SIZE, _SIZE_BLUR = 0.16, 0.05  # of the log root of an area; 1.7 times th
 
 
 class GeometryHead(nn.Module):
-    """Image features of three strides -> geometry maps at strides 8 and 16."""
+    """The backbone's features at three strides -> geometry maps at strides 8 and 16."""
 
-    def __init__(self, widths: tuple[int, int, int]) -> None:
+    def __init__(self, channels: tuple[int, int, int]) -> None:
         super().__init__()
-        w3, w4, w5 = widths
-        self.from4 = nn.Conv2d(w4, _WIDTH, 1)
-        self.from5 = nn.Conv2d(w5, _WIDTH, 1)
+        c3, c4, c5 = channels
+        self.from4 = nn.Conv2d(c4, _WIDTH, 1)
+        self.from5 = nn.Conv2d(c5, _WIDTH, 1)
         self.mix = nn.Sequential(ConvBNReLU(_WIDTH, _WIDTH, 3), ConvBNReLU(_WIDTH, _WIDTH, 3))
         self.coarse = nn.Conv2d(_WIDTH, GEOMETRY, 1)
-        self.from3 = nn.Conv2d(w3, _FINE_WIDTH, 1)
+        self.from3 = nn.Conv2d(c3, _FINE_WIDTH, 1)
         self.down = nn.Conv2d(_WIDTH, _FINE_WIDTH, 1)
         self.mix_fine = ConvBNReLU(_FINE_WIDTH, _FINE_WIDTH, 3)
         self.fine = nn.Conv2d(_FINE_WIDTH, GEOMETRY, 1)
@@ -49,11 +49,10 @@ class GeometryHead(nn.Module):
             with torch.no_grad():
                 last.bias[2:] = -1.6  # a fifth of the side
 
-    def forward(self, p3: Tensor, p4: Tensor, p5: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, c3: Tensor, c4: Tensor, c5: Tensor) -> tuple[Tensor, Tensor]:
         """-> (B, 5, S/8, S/8) and (B, 5, S/16, S/16), centres from 0 to 1 of the square."""
-        x = F.relu(self.from4(p4) + _twice(self.from5(p5)))
-        x = self.mix(x)
-        fine = self.mix_fine(F.relu(self.from3(p3) + _twice(self.down(x))))
+        x = self.mix(F.relu(self.from4(c4) + _twice(self.from5(c5))))
+        fine = self.mix_fine(F.relu(self.from3(c3) + _twice(self.down(x))))
         return _absolute(self.fine(fine)), _absolute(self.coarse(x))
 
 

@@ -18,7 +18,7 @@ from .layers import running_statistics
 from .neck import Neck
 from .objects import GEOMETRY, GeometryHead
 from .projector import Projector
-from .selection import CUES, RGB, Relations, SelectionHead, both, relate
+from .selection import CUES, RGB, Relations, Selection, SelectionHead, SentenceReader, both, relate
 from .text_encoder import TextEncoder
 
 
@@ -55,7 +55,8 @@ class SegVLM(nn.Module):
         self.neck = Neck(self.image_encoder.channels, config)
         self.decoder = VisionLanguageDecoder(config)
         self.projector = Projector(config)
-        self.geometry = GeometryHead(config.neck_widths) if config.selection else None
+        self.geometry = GeometryHead(self.image_encoder.channels) if config.selection else None
+        self.reader = SentenceReader(config) if config.selection else None
         self.selection = SelectionHead(config) if config.selection else None
         mean, std = torch.tensor(config.mean) * 255, torch.tensor(config.std) * 255
         self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
@@ -91,8 +92,15 @@ class SegVLM(nn.Module):
         return self._pyramid(normalized)
 
     def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """tokens (B, L) int64 -> words (B, L, C), state (B, D), pad_mask (B, L), True = padding."""
-        return self.text_encoder(tokens)  # type: ignore[no-any-return]
+        """tokens (B, L) int64 -> words (B, L, C), state (B, D), pad_mask (B, L), True = padding.
+
+        With `config.selection` the state is twice as wide: the selection's follows the sentence's.
+        """
+        words, state, pad_mask = self.text_encoder(tokens)
+        if self.reader is not None:
+            embedded = self.text_encoder.token_embedding(tokens)
+            state = torch.cat((state, self.reader(embedded, words, pad_mask)), dim=1)
+        return words, state, pad_mask
 
     def decode(
         self, p3: Tensor, p4: Tensor, p5: Tensor, words: Tensor, state: Tensor, pad_mask: Tensor
@@ -133,10 +141,11 @@ class SegVLM(nn.Module):
         return self._projected(image)
 
     def _projected(self, image: Tensor) -> Pyramid:
-        p3, p4, p5 = self.neck.project(*self.image_encoder(image))
+        levels = self.image_encoder(image)
+        p3, p4, p5 = self.neck.project(*levels)
         if self.geometry is None:
             return p3, p4, p5
-        fine, coarse = self.geometry(p3, p4, p5)
+        fine, coarse = self.geometry(*levels)
         return torch.cat((p3, F.avg_pool2d(image, 8), fine), 1), torch.cat((p4, coarse), 1), p5
 
     def _decode(
@@ -151,14 +160,25 @@ class SegVLM(nn.Module):
         if self.selection is None:
             x = self.decoder(self.neck(p3, p4, p5, state), words, pad_mask)
             return Decoded(self.projector(x, p3, state))
+        width = self.config.state_width
+        image = (p3[:, :-CUES], p4[:, :-GEOMETRY], p5)
+        x = self.decoder(self.neck(*image, state[:, :width]), words, pad_mask)
+        class_logits = self.projector(x, image[0], state[:, :width])
         seen = self.relate_objects(p3, p4) if relations is None else relations
-        p3, p4 = p3[:, :-CUES], p4[:, :-GEOMETRY]
-        x = self.decoder(self.neck(p3, p4, p5, state), words, pad_mask)
-        class_logits = self.projector(x, p3, state)
-        tokens = torch.cat((x, p4), dim=1)
-        chosen = self.selection(tokens, class_logits, seen, words, pad_mask)
+        chosen = self.select(p4, p5, class_logits, seen, state)
         logits = both(class_logits, chosen.logits)
         return Decoded(logits, class_logits, chosen.logits, chosen.anchor)
+
+    def select(
+        self, p4: Tensor, p5: Tensor, class_logits: Tensor, seen: Relations, state: Tensor
+    ) -> Selection:
+        """What a sentence means among the things of a class whose map is at hand."""
+        assert self.selection is not None
+        width = self.config.state_width
+        chosen: Selection = self.selection(
+            p4[:, :-GEOMETRY], p5, class_logits, seen, state[:, width:]
+        )
+        return chosen
 
     @staticmethod
     def geometry_of(p3: Tensor, p4: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ convolutions learn slowly: the place, the rank and the size of the object that a
 (`objects`), its colour in the picture's own RGB, and where it lies to the object that the sentence
 names beside it.
 
-B = batch, S = input side, N = (S/16)^2 places, C = decoder width, D = state width.
+B = batch, S = input side, N = (S/16)^2 places, L = words, C = text width, D = state width.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .attention import MultiheadAttention
 from .config import SegVLMConfig
+from .neck import upsample
 from .objects import GEOMETRY, Places, belonging, comparisons, places
 
 RGB = 3
@@ -80,12 +81,13 @@ class SentenceReader(nn.Module):
     """The words read once more, both ways, and pooled: what the selection listens to.
 
     The sentence state of the text encoder steers the class's map and learns to hold the noun; what
-    tells siblings apart gets a state of its own.
+    tells siblings apart gets a state of its own. It belongs to the text's stage.
     """
 
     def __init__(self, config: SegVLMConfig) -> None:
         super().__init__()
         width = config.text_width
+        self.lift = nn.Linear(config.text_embedding_width, width)
         self.norm1 = nn.LayerNorm(width)
         self.attn = MultiheadAttention(width, config.text_heads)
         self.norm2 = nn.LayerNorm(width)
@@ -96,11 +98,12 @@ class SentenceReader(nn.Module):
         self.out = nn.Linear(config.text_heads * width, config.state_width)
         self.norm = nn.LayerNorm(config.state_width)
 
-    def forward(self, words: Tensor, pad_mask: Tensor) -> Tensor:
-        """words (B, L, C), pad_mask (B, L) -> (B, D)."""
+    def forward(self, embedded: Tensor, words: Tensor, pad_mask: Tensor) -> Tensor:
+        """embedded (B, L, E) tokens, words (B, L, C), pad_mask (B, L) -> (B, D)."""
         attend = ~pad_mask[:, None, None, :]
-        y = self.norm1(words)
-        x = words + self.attn(y, y, y, attend)
+        x = words + self.lift(embedded)
+        y = self.norm1(x)
+        x = x + self.attn(y, y, y, attend)
         x = x + self.mlp(self.norm2(x))
         scores = self.pool(x).masked_fill(pad_mask.unsqueeze(2), -1e4).softmax(dim=1)
         pooled = (scores.transpose(1, 2) @ x).flatten(1)  # (B, heads * C)
@@ -140,13 +143,12 @@ class SelectionHead(nn.Module):
 
     def __init__(self, config: SegVLMConfig) -> None:
         super().__init__()
-        width, state_width = config.neck_widths[1], config.state_width
+        width, state_width = config.neck_widths[1] + config.neck_widths[2], config.state_width
         self.colour = nn.Sequential(
             nn.Conv2d(RGB, _COLOURS, 1), nn.ReLU(), nn.Conv2d(_COLOURS, _COLOURS, 1), nn.ReLU()
         )
-        self.reader = SentenceReader(config)
-        self.token = nn.Sequential(nn.Linear(2 * width, _TOKEN), nn.ReLU())
-        self.key = nn.Linear(2 * width, _TOKEN)
+        self.token = nn.Sequential(nn.Linear(width, _TOKEN), nn.ReLU())
+        self.key = nn.Linear(width, _TOKEN)
         self.query = nn.Linear(state_width, _TOKEN)
         alone = _COLOURS + _TOKEN + _PLACE_FEATURES + _ANCHOR_FEATURES
         compared = alone + _RANK_FEATURES
@@ -154,19 +156,19 @@ class SelectionHead(nn.Module):
         self.compared = SentenceMLP(compared, state_width, bias=0.0)
 
     def forward(
-        self, tokens: Tensor, class_logits: Tensor, seen: Relations, words: Tensor, pad_mask: Tensor
+        self, p4: Tensor, p5: Tensor, class_logits: Tensor, seen: Relations, state: Tensor
     ) -> Selection:
         """Select.
 
         Args:
-            tokens: (B, 2 C, S/16, S/16), the decoder's output and the image's own features.
-            class_logits: (B, S/4, S/4). words: (B, L, C). pad_mask: (B, L).
+            p4, p5: of the image, without cues. class_logits: (B, S/4, S/4). state: (B, D), of the
+                reader.
         """
-        state, side = self.reader(words, pad_mask), tokens.shape[-1]
+        side = p4.shape[-1]
         at, same = seen.at, seen.same
         own = F.avg_pool2d(class_logits.detach().unsqueeze(1), 4).flatten(1).sigmoid()  # (B, N)
         colours = F.avg_pool2d(self.colour(seen.rgb), 2).flatten(2).transpose(1, 2)
-        tokens = tokens.flatten(2).transpose(1, 2)  # (B, N, 2 C)
+        tokens = torch.cat((p4, upsample(p5)), dim=1).flatten(2).transpose(1, 2)
         anchor = self._attention(tokens, state)  # (B, N)
         features = [
             _over_objects(colours, same, own),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.segvlm import Decoded, SegVLM
+from model.selection import both
 
 from .config import TrainConfig
 from .data.dataset import Batch
@@ -31,6 +32,8 @@ from .object_losses import (
     Roles,
     anchor_loss,
     class_loss,
+    class_targets,
+    faulty_class_logits,
     geometry_loss,
     pick_loss,
     roles_of,
@@ -55,10 +58,17 @@ class TrainingForward(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, tokens: Tensor, image_index: Tensor) -> Answers:
+    def forward(
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        image_index: Tensor,
+        class_logits: Tensor | None = None,
+    ) -> Answers:
         """images (I, S, S, 3), tokens (N, L), image_index (N,) -> logits (N, S/4, S/4) and more.
 
-        `image_index` rises and names every image.
+        `image_index` rises and names every image. Where `class_logits` (N, S/4, S/4) are given
+        only the selection is answered.
         """
         pyramid = self.model.encode_image(images)
         p3, p4, p5 = pyramid
@@ -67,11 +77,16 @@ class TrainingForward(nn.Module):
         if self.model.config.selection:
             geometry = self.model.geometry_of(p3, p4)
             relations = self.model.relate_objects(p3, p4).of(image_index)
+        text = self.model.encode_text(tokens)
+        if class_logits is not None:
+            assert relations is not None
+            p4, p5 = p4[image_index], p5[image_index]
+            chosen = self.model.select(p4, p5, class_logits, relations, text[1])
+            logits = both(class_logits, chosen.logits)
+            return Answers(Decoded(logits, class_logits, *chosen), geometry)
         if len(tokens) != len(images):  # else it is 0, 1, 2, ... and its gradient costs GPUs dear
             pyramid = p3[image_index], p4[image_index], p5[image_index]
-        text = self.model.encode_text(tokens)
-        decoded = self.model.decode_parts(*pyramid, *text, relations=relations)
-        return Answers(decoded, geometry)
+        return Answers(self.model.decode_parts(*pyramid, *text, relations=relations), geometry)
 
 
 class ObjectTerms(NamedTuple):
@@ -206,9 +221,15 @@ class Learner:
         device = self.processes.device
         batch = Batch(*(item.to(device, non_blocking=True) for item in batch))
         kind = _AUTOCAST[self.config.optim.precision]
+        objects = self.config.objects
+        roles, given = None, None
+        if objects.enabled:
+            roles = roles_of(batch.objects, batch.roles, batch.image_index)
+            if objects.class_given:
+                given = faulty_class_logits(class_targets(batch.targets, roles), roles)
         with torch.autocast(device.type, kind, enabled=kind is not None):
-            answers = self._forward(batch.images, batch.tokens, batch.image_index)
-        terms, extra = _all_terms(answers, batch, self.config)
+            answers = self._forward(batch.images, batch.tokens, batch.image_index, given)
+        terms, extra = _all_terms(answers, batch, roles, self.config)
         self._losses.append((_LateFlag(torch.isfinite(terms.total.detach())), batch))
         # Processes' gradients are averaged, their parts of the loss are summed.
         self.scaler.scale(terms.total * (share * self.processes.world)).backward()  # type: ignore[no-untyped-call]
@@ -255,13 +276,14 @@ class Learner:
         self.skipped.fill_(state["skipped"])
 
 
-def _all_terms(answers: Answers, batch: Batch, config: TrainConfig) -> tuple[RafTerms, ObjectTerms]:
+def _all_terms(
+    answers: Answers, batch: Batch, roles: Roles | None, config: TrainConfig
+) -> tuple[RafTerms, ObjectTerms]:
     """The loss of a micro-batch and what it is made of."""
     objects, decoded = config.objects, answers.decoded
     zero = decoded.logits.new_zeros((), dtype=torch.float32)
-    if not objects.enabled:
+    if roles is None:
         return raf_loss(decoded.logits, batch.targets, config.loss), ObjectTerms(*(zero,) * 4)
-    roles = roles_of(batch.objects, batch.roles, batch.image_index)
     weight = None
     if objects.sibling_weight:
         weight = sibling_pixel_weight(roles, objects.sibling_weight)
@@ -282,8 +304,11 @@ def _all_terms(answers: Answers, batch: Batch, config: TrainConfig) -> tuple[Raf
 def _object_terms(answers: Answers, batch: Batch, roles: Roles, config: TrainConfig) -> ObjectTerms:
     _, class_logits, selection, anchor = answers.decoded
     assert class_logits is not None and selection is not None and anchor is not None
+    by_class = class_logits.new_zeros((), dtype=torch.float32)
+    if config.objects.class_weight:
+        by_class = class_loss(class_logits, batch.targets, roles, config.loss)
     return ObjectTerms(
-        class_loss(class_logits, batch.targets, roles, config.loss),
+        by_class,
         pick_loss(selection.float(), roles),
         anchor_loss(anchor.float(), roles),
         geometry_loss(tuple(each.float() for each in answers.geometry), batch.objects),

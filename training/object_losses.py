@@ -24,6 +24,8 @@ UNRELATED, SIBLING, MATCHED, ANCHOR, UNKNOWN = 0, 1, 2, 3, -1
 """Roles of an object for a phrase: of another class, of its class but not meant, meant, named to
 say where the target is; UNKNOWN everywhere where the phrase does not say what it means."""
 
+_WRONG_OBJECT = 0.06  # how often an object of another class is in a given map of the class
+
 
 @dataclass(frozen=True)
 class ObjectLossConfig:
@@ -41,16 +43,22 @@ class ObjectLossConfig:
     pick_weight: float = 0.0
     anchor_weight: float = 0.0
     geometry_weight: float = 0.0
+    class_given: bool = False
+    """Teach the selection alone, from the true map of the class with some faults put in: neither
+    neck, decoder nor projector runs, which makes a step many times cheaper."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not value >= 0:
                 raise ValueError(f"objects.{name} must be 0 or more, not {value}")
+        if self.class_given and self.class_weight:
+            raise ValueError("objects.class_given leaves nothing for class_weight to teach; set 0")
 
     @property
     def needs_selection(self) -> bool:
         """Whether a term is about maps that only a network with `selection` has."""
-        return any((self.class_weight, self.pick_weight, self.anchor_weight, self.geometry_weight))
+        weights = (self.class_weight, self.pick_weight, self.anchor_weight, self.geometry_weight)
+        return self.class_given or any(weights)
 
     @property
     def enabled(self) -> bool:
@@ -98,14 +106,33 @@ def sibling_pixel_weight(roles: Roles, more: float) -> Tensor:
     return 1 + more * roles.pixels(roles.sibling)
 
 
-def class_loss(class_logits: Tensor, targets: Tensor, roles: Roles, config: RafConfig) -> Tensor:
-    """RAF loss with the union of the class; where that is not known, with the phrase's target.
+def class_targets(targets: Tensor, roles: Roles) -> Tensor:
+    """Everything of each phrase's class, (N, H, W); where that is not known, the phrase's target.
 
     A phrase that does not say what it means is about a class whose masks are regions.
     """
-    known = roles.known.view(-1, 1, 1)
     union = torch.maximum(targets, roles.pixels(roles.of_class))
-    return raf_loss(class_logits, torch.where(known, union, targets), config).total
+    return torch.where(roles.known.view(-1, 1, 1), union, targets)
+
+
+def faulty_class_logits(union: Tensor, roles: Roles) -> Tensor:
+    """Logits as a fair class map would have them: of varied sureness, now and then with a wrong
+    object in it. Random numbers are torch's own.
+
+    union: (N, H, W) of 0 and 1.
+    """
+    count = len(union)
+    others = ~roles.of_class & (torch.rand_like(roles.masks[..., 0, 0]) < _WRONG_OBJECT)
+    shown = torch.maximum(union, 0.7 * roles.pixels(others))
+    blurred = F.avg_pool2d(shown.unsqueeze(1), 5, stride=1, padding=2).squeeze(1)
+    sharp = torch.rand(count, 1, 1, device=union.device)
+    sure = 2 + 3 * torch.rand(count, 1, 1, device=union.device)
+    return sure * (2 * (sharp * shown + (1 - sharp) * blurred) - 1)
+
+
+def class_loss(class_logits: Tensor, targets: Tensor, roles: Roles, config: RafConfig) -> Tensor:
+    """RAF loss with everything of the class."""
+    return raf_loss(class_logits, class_targets(targets, roles), config).total
 
 
 def pick_loss(selection: Tensor, roles: Roles) -> Tensor:
