@@ -122,11 +122,28 @@ class SegVLM(nn.Module):
 
         `relations`: of `relate_objects`, where they are at hand; else they are made here.
         """
-        text = (words, state, pad_mask)
+        class_logits = self.class_map(p3, p4, p5, words, state, pad_mask)
+        if self.selection is None:
+            return Decoded(class_logits)
+        seen = self.relate_objects(p3, p4) if relations is None else relations
+        chosen = self.select(p4, p5, class_logits, seen, state)
+        logits = both(class_logits, chosen.logits)
+        return Decoded(logits, class_logits, chosen.logits, chosen.anchor)
+
+    def class_map(
+        self, p3: Tensor, p4: Tensor, p5: Tensor, words: Tensor, state: Tensor, pad_mask: Tensor
+    ) -> Tensor:
+        """SegVLM's own output: logits (B, S/4, S/4).
+
+        It is the answer, or with `config.selection` everything of the class.
+        """
+        if self.selection is not None:
+            p3, p4 = p3[:, :-CUES], p4[:, :-GEOMETRY]
+            state = state[:, : self.config.state_width]
         if self.training and p5.shape[0] * p5.shape[2] * p5.shape[3] == 1:
             with running_statistics(self):
-                return self._decode(p3, p4, p5, text, relations)
-        return self._decode(p3, p4, p5, text, relations)
+                return self._class_map((p3, p4, p5), words, state, pad_mask)
+        return self._class_map((p3, p4, p5), words, state, pad_mask)
 
     @staticmethod
     def relate_objects(p3: Tensor, p4: Tensor) -> Relations:
@@ -148,26 +165,11 @@ class SegVLM(nn.Module):
         fine, coarse = self.geometry(*levels)
         return torch.cat((p3, F.avg_pool2d(image, 8), fine), 1), torch.cat((p4, coarse), 1), p5
 
-    def _decode(
-        self,
-        p3: Tensor,
-        p4: Tensor,
-        p5: Tensor,
-        text: tuple[Tensor, Tensor, Tensor],
-        relations: Relations | None,
-    ) -> Decoded:
-        words, state, pad_mask = text
-        if self.selection is None:
-            x = self.decoder(self.neck(p3, p4, p5, state), words, pad_mask)
-            return Decoded(self.projector(x, p3, state))
-        width = self.config.state_width
-        image = (p3[:, :-CUES], p4[:, :-GEOMETRY], p5)
-        x = self.decoder(self.neck(*image, state[:, :width]), words, pad_mask)
-        class_logits = self.projector(x, image[0], state[:, :width])
-        seen = self.relate_objects(p3, p4) if relations is None else relations
-        chosen = self.select(p4, p5, class_logits, seen, state)
-        logits = both(class_logits, chosen.logits)
-        return Decoded(logits, class_logits, chosen.logits, chosen.anchor)
+    def _class_map(
+        self, pyramid: Pyramid, words: Tensor, state: Tensor, pad_mask: Tensor
+    ) -> Tensor:
+        x = self.decoder(self.neck(*pyramid, state), words, pad_mask)
+        return self.projector(x, pyramid[0], state)  # type: ignore[no-any-return]
 
     def select(
         self, p4: Tensor, p5: Tensor, class_logits: Tensor, seen: Relations, state: Tensor

@@ -21,81 +21,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.segvlm import Decoded, SegVLM
-from model.selection import both
+from model.segvlm import SegVLM
 
 from .config import TrainConfig
 from .data.dataset import Batch
 from .distributed import Processes, synchronise_batch_norm
-from .losses import RafTerms, raf_loss
-from .object_losses import (
-    Roles,
-    anchor_loss,
-    class_loss,
-    class_targets,
-    faulty_class_logits,
-    geometry_loss,
-    pick_loss,
-    roles_of,
-    sibling_pixel_weight,
-)
+from .losses import RafTerms
+from .object_losses import roles_of
 from .optimisation import Schedule, averaged, build_optimizer, freeze
+from .training_forward import (
+    EVERY_CLASS_MAP,
+    ObjectTerms,
+    TrainingForward,
+    all_terms,
+    class_maps_to_ask,
+)
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Answers(NamedTuple):
-    """What the losses look at. geometry: maps (I, 5, h, w), () without `selection`."""
-
-    decoded: Decoded
-    geometry: tuple[Tensor, ...]
-
-
-class TrainingForward(nn.Module):
-    """The network as training calls it: a photo is encoded once for several of its phrases."""
-
-    def __init__(self, model: SegVLM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        images: Tensor,
-        tokens: Tensor,
-        image_index: Tensor,
-        class_logits: Tensor | None = None,
-    ) -> Answers:
-        """images (I, S, S, 3), tokens (N, L), image_index (N,) -> logits (N, S/4, S/4) and more.
-
-        `image_index` rises and names every image. Where `class_logits` (N, S/4, S/4) are given
-        only the selection is answered.
-        """
-        pyramid = self.model.encode_image(images)
-        p3, p4, p5 = pyramid
-        geometry: tuple[Tensor, ...] = ()
-        relations = None
-        if self.model.config.selection:
-            geometry = self.model.geometry_of(p3, p4)
-            relations = self.model.relate_objects(p3, p4).of(image_index)
-        text = self.model.encode_text(tokens)
-        if class_logits is not None:
-            assert relations is not None
-            p4, p5 = p4[image_index], p5[image_index]
-            chosen = self.model.select(p4, p5, class_logits, relations, text[1])
-            logits = both(class_logits, chosen.logits)
-            return Answers(Decoded(logits, class_logits, *chosen), geometry)
-        if len(tokens) != len(images):  # else it is 0, 1, 2, ... and its gradient costs GPUs dear
-            pyramid = p3[image_index], p4[image_index], p5[image_index]
-        return Answers(self.model.decode_parts(*pyramid, *text, relations=relations), geometry)
-
-
-class ObjectTerms(NamedTuple):
-    """The unweighted terms of `object_losses`, 0 where they are off."""
-
-    by_class: Tensor
-    pick: Tensor
-    anchor: Tensor
-    geometry: Tensor
 
 
 @dataclass(frozen=True)
@@ -221,15 +163,13 @@ class Learner:
         device = self.processes.device
         batch = Batch(*(item.to(device, non_blocking=True) for item in batch))
         kind = _AUTOCAST[self.config.optim.precision]
-        objects = self.config.objects
-        roles, given = None, None
-        if objects.enabled:
+        roles, asked = None, EVERY_CLASS_MAP
+        if self.config.objects.enabled:
             roles = roles_of(batch.objects, batch.roles, batch.image_index)
-            if objects.class_given:
-                given = faulty_class_logits(class_targets(batch.targets, roles), roles)
+            asked = class_maps_to_ask(batch, roles, self.config.objects)
         with torch.autocast(device.type, kind, enabled=kind is not None):
-            answers = self._forward(batch.images, batch.tokens, batch.image_index, given)
-        terms, extra = _all_terms(answers, batch, roles, self.config)
+            answers = self._forward(batch.images, batch.tokens, batch.image_index, *asked)
+        terms, extra = all_terms(answers, batch, roles, self.config)
         self._losses.append((_LateFlag(torch.isfinite(terms.total.detach())), batch))
         # Processes' gradients are averaged, their parts of the loss are summed.
         self.scaler.scale(terms.total * (share * self.processes.world)).backward()  # type: ignore[no-untyped-call]
@@ -274,45 +214,6 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.skipped.fill_(state["skipped"])
-
-
-def _all_terms(
-    answers: Answers, batch: Batch, roles: Roles | None, config: TrainConfig
-) -> tuple[RafTerms, ObjectTerms]:
-    """The loss of a micro-batch and what it is made of."""
-    objects, decoded = config.objects, answers.decoded
-    zero = decoded.logits.new_zeros((), dtype=torch.float32)
-    if roles is None:
-        return raf_loss(decoded.logits, batch.targets, config.loss), ObjectTerms(*(zero,) * 4)
-    weight = None
-    if objects.sibling_weight:
-        weight = sibling_pixel_weight(roles, objects.sibling_weight)
-    terms = raf_loss(decoded.logits, batch.targets, config.loss, pixel_weight=weight)
-    if not objects.needs_selection:
-        return terms, ObjectTerms(*(zero,) * 4)
-    extra = _object_terms(answers, batch, roles, config)
-    total = (
-        terms.total
-        + objects.class_weight * extra.by_class
-        + objects.pick_weight * extra.pick
-        + objects.anchor_weight * extra.anchor
-        + objects.geometry_weight * extra.geometry
-    )
-    return terms._replace(total=total), extra
-
-
-def _object_terms(answers: Answers, batch: Batch, roles: Roles, config: TrainConfig) -> ObjectTerms:
-    _, class_logits, selection, anchor = answers.decoded
-    assert class_logits is not None and selection is not None and anchor is not None
-    by_class = class_logits.new_zeros((), dtype=torch.float32)
-    if config.objects.class_weight:
-        by_class = class_loss(class_logits, batch.targets, roles, config.loss)
-    return ObjectTerms(
-        by_class,
-        pick_loss(selection.float(), roles),
-        anchor_loss(anchor.float(), roles),
-        geometry_loss(tuple(each.float() for each in answers.geometry), batch.objects),
-    )
 
 
 def _summed_iou(logits: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:

@@ -46,19 +46,25 @@ class ObjectLossConfig:
     class_given: bool = False
     """Teach the selection alone, from the true map of the class with some faults put in: neither
     neck, decoder nor projector runs, which makes a step many times cheaper."""
+    class_shared: bool = False
+    """Ask for the map of a class once an image, by one of its phrases drawn at random, and let it
+    serve the others: more phrases for the same work."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not value >= 0:
                 raise ValueError(f"objects.{name} must be 0 or more, not {value}")
-        if self.class_given and self.class_weight:
-            raise ValueError("objects.class_given leaves nothing for class_weight to teach; set 0")
+        if self.class_given and (self.class_weight or self.class_shared):
+            raise ValueError(
+                "objects.class_given leaves no class map to teach or to share; leave class_weight "
+                "and class_shared out"
+            )
 
     @property
     def needs_selection(self) -> bool:
         """Whether a term is about maps that only a network with `selection` has."""
         weights = (self.class_weight, self.pick_weight, self.anchor_weight, self.geometry_weight)
-        return self.class_given or any(weights)
+        return self.class_given or self.class_shared or any(weights)
 
     @property
     def enabled(self) -> bool:
@@ -113,6 +119,30 @@ def class_targets(targets: Tensor, roles: Roles) -> Tensor:
     """
     union = torch.maximum(targets, roles.pixels(roles.of_class))
     return torch.where(roles.known.view(-1, 1, 1), union, targets)
+
+
+def shared_class_rows(roles: Roles, image_index: Tensor) -> tuple[Tensor, Tensor]:
+    """One phrase of every class of every image, at random, and which of them serves each phrase.
+
+    Phrases share a class where they are about the same objects of one image. Those that do not say
+    what they mean, or are about none, keep to themselves. -> rows (R,), of (N,).
+    """
+    count = len(image_index)
+    order = torch.randperm(count).tolist()
+    members = roles.of_class.tolist()
+    images, known = image_index.tolist(), roles.known.tolist()
+    rows: list[int] = []
+    first: dict[tuple[int, ...], int] = {}
+    of = [0] * count
+    for phrase in order:
+        shares = known[phrase] and any(members[phrase])
+        key = (images[phrase], *members[phrase]) if shares else (-1, phrase)
+        if key not in first:
+            first[key] = len(rows)
+            rows.append(phrase)
+        of[phrase] = first[key]
+    device = image_index.device
+    return torch.tensor(rows, device=device), torch.tensor(of, device=device)
 
 
 def faulty_class_logits(union: Tensor, roles: Roles) -> Tensor:

@@ -19,6 +19,8 @@ from training.object_losses import (
     Roles,
     anchor_loss,
     class_loss,
+    class_targets,
+    faulty_class_logits,
     geometry_loss,
     object_geometry,
     pick_loss,
@@ -106,6 +108,22 @@ def test_the_class_is_everything_of_it(objects: Tensor) -> None:
     assert class_loss(only_target, target, unknown, RAF) < 0.01
 
 
+def test_a_given_class_map_is_the_class_with_faults(objects: Tensor) -> None:
+    roles = roles_of(
+        objects,
+        torch.tensor([[UNRELATED, MATCHED, SIBLING, UNRELATED]] * 400),
+        torch.zeros(400, dtype=torch.int64),
+    )
+    union = class_targets((objects == 1).float().expand(400, -1, -1), roles)
+    torch.manual_seed(0)
+    logits = faulty_class_logits(union, roles)
+    inside, outside = logits[:, 3:5, 2:4], logits[:, 8, :]
+    assert (inside > 0).all() and (outside < 0).all()
+    assert logits.flatten(1).amax(1).std() > 0.3, "of varied sureness"
+    wrong = (logits[:, 11:14, 6:10] > 0).flatten(1).all(1).float().mean()
+    assert 0.02 < wrong < 0.12, "now and then an object of another class"
+
+
 def test_the_attention_belongs_on_the_anchor(objects: Tensor) -> None:
     roles = one_phrase(objects, 0, MATCHED, SIBLING, ANCHOR)
     places = torch.full((1, 16), 1e-6)
@@ -162,3 +180,5 @@ def test_terms_are_off_by_default_and_never_negative() -> None:
     assert ObjectLossConfig(geometry_weight=1.0).needs_selection
     with pytest.raises(ValueError, match=r"objects\.pick_weight must be 0 or more"):
         ObjectLossConfig(pick_weight=-1.0)
+    with pytest.raises(ValueError, match="no class map to teach"):
+        ObjectLossConfig(class_given=True, class_weight=1.0)
