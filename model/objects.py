@@ -22,8 +22,8 @@ GEOMETRY = 5
 """Channels of a geometry map: centre x, centre y, log width, log height, log root of the area."""
 _WIDTH = 96
 _FINE_WIDTH = 48
-_REACH = 0.22  # of an object's own sides: how far apart two predictions of its centre may lie
-_SIZE_REACH = 0.3  # how far apart two predictions of its log size may lie
+_REACH = 0.35  # of an object's own sides: how far apart two predictions of its centre may lie
+_SIZE_REACH = 0.5  # how far apart two predictions of its log size may lie
 _CLEAR_DISTANCE, _DISTANCE_BLUR = 0.045, 0.012
 _CLEAR_SIZE, _SIZE_BLUR = 0.16, 0.05  # of the log root of an area; 1.7 times the area is 0.27
 

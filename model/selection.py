@@ -112,13 +112,17 @@ class SentenceReader(nn.Module):
 
 
 class SentenceMLP(nn.Module):
-    """Features of places -> one logit each, every layer steered by the sentence."""
+    """Features of places -> one logit each: a product with the sentence, and two layers that it
+    steers."""
 
     def __init__(self, features: int, state_width: int, bias: float) -> None:
         super().__init__()
         self.inner = nn.Linear(features, _HIDDEN)
         self.steer = nn.Linear(state_width, 2 * _HIDDEN)
         self.outer = nn.Linear(state_width, _HIDDEN + 1)
+        self.straight = nn.Linear(state_width, features)
+        nn.init.normal_(self.straight.weight, std=0.02)
+        nn.init.zeros_(self.straight.bias)
         nn.init.normal_(self.steer.weight, std=0.02)
         nn.init.zeros_(self.steer.bias)
         nn.init.normal_(self.outer.weight, std=0.02)
@@ -130,8 +134,8 @@ class SentenceMLP(nn.Module):
         scale, shift = self.steer(state).unsqueeze(1).chunk(2, dim=2)
         hidden = F.relu(self.inner(x) * (1 + scale) + shift)
         weight = self.outer(state)
-        logits: Tensor = (hidden @ weight[:, :-1].unsqueeze(2)).squeeze(2) + weight[:, -1:]
-        return logits
+        logits = (hidden @ weight[:, :-1].unsqueeze(2)).squeeze(2) + weight[:, -1:]
+        return logits + (x @ self.straight(state).unsqueeze(2)).squeeze(2)  # type: ignore[no-any-return]
 
 
 class SelectionHead(nn.Module):
