@@ -26,7 +26,9 @@ RGB = 3
 CUES = RGB + GEOMETRY
 """Channels that the image's stage appends to p3; to p4 it appends the geometry alone."""
 
-_COLOURS = 24
+_SHADES = 4  # of each of red, green and blue
+_COLOURS = _SHADES**3
+_SHADE_REACH = 0.35  # of a colour's neighbourhood, in the picture's normalised values
 _TOKEN = 32
 _HIDDEN = 48
 _RANKS = 4  # 0, 1, 2 and 3 objects before this one
@@ -47,14 +49,14 @@ class Relations(NamedTuple):
 
     at: the objects of the N places of stride 16. same: (B, N, N), whether j shows i's object;
     before: three of (B, N, N), see `objects.comparisons`. spread: (B, 4 N, N), whether place j of
-    stride 16 shows the object of place i of stride 8. rgb: (B, 3, S/8, S/8).
+    stride 16 shows the object of place i of stride 8. colours: (B, N, 64), see `colour_shares`.
     """
 
     at: Places
     same: Tensor
     before: tuple[Tensor, Tensor, Tensor]
     spread: Tensor
-    rgb: Tensor
+    colours: Tensor
 
     def of(self, image_index: Tensor) -> Relations:
         """For phrases, each about its own image."""
@@ -63,7 +65,7 @@ class Relations(NamedTuple):
             self.same[image_index],
             (self.before[0][image_index], self.before[1][image_index], self.before[2][image_index]),
             self.spread[image_index],
-            self.rgb[image_index],
+            self.colours[image_index],
         )
 
 
@@ -73,8 +75,22 @@ def relate(p3_cues: Tensor, p4_cues: Tensor) -> Relations:
     Without gradient: the geometry is learned by a loss of its own.
     """
     at, fine = places(p4_cues), places(p3_cues[:, RGB:])
-    rgb = p3_cues[:, :RGB].detach()
-    return Relations(at, belonging(at, at), comparisons(at), belonging(fine, at), rgb)
+    shares = F.avg_pool2d(colour_shares(p3_cues[:, :RGB].detach()), 2)
+    colours = shares.flatten(2).transpose(1, 2)
+    return Relations(at, belonging(at, at), comparisons(at), belonging(fine, at), colours)
+
+
+def colour_shares(rgb: Tensor) -> Tensor:
+    """Which of 4 x 4 x 4 colours each place has, softly: (B, 3, H, W) in -1..1 -> (B, 64, H, W).
+
+    Averaged over an object this is its histogram, in which a colour's name is a sum of entries:
+    a sentence that names one has only to weigh them.
+    """
+    levels = torch.linspace(-1, 1, _SHADES, device=rgb.device, dtype=rgb.dtype)
+    grid = torch.stack(torch.meshgrid(levels, levels, levels, indexing="ij")).flatten(1)  # (3, 64)
+    inner = torch.einsum("bchw,ck->bkhw", rgb, grid)
+    distance = grid.square().sum(0).view(1, -1, 1, 1) - 2 * inner  # less |rgb|^2, which all share
+    return torch.softmax(distance / (-2 * _SHADE_REACH**2), dim=1)
 
 
 class SentenceReader(nn.Module):
@@ -121,7 +137,7 @@ class SentenceMLP(nn.Module):
         self.steer = nn.Linear(state_width, 2 * _HIDDEN)
         self.outer = nn.Linear(state_width, _HIDDEN + 1)
         self.straight = nn.Linear(state_width, features)
-        nn.init.normal_(self.straight.weight, std=0.02)
+        nn.init.normal_(self.straight.weight, std=0.05)
         nn.init.zeros_(self.straight.bias)
         nn.init.normal_(self.steer.weight, std=0.02)
         nn.init.zeros_(self.steer.bias)
@@ -148,9 +164,6 @@ class SelectionHead(nn.Module):
     def __init__(self, config: SegVLMConfig) -> None:
         super().__init__()
         width, state_width = config.neck_widths[1] + config.neck_widths[2], config.state_width
-        self.colour = nn.Sequential(
-            nn.Conv2d(RGB, _COLOURS, 1), nn.ReLU(), nn.Conv2d(_COLOURS, _COLOURS, 1), nn.ReLU()
-        )
         self.token = nn.Sequential(nn.Linear(width, _TOKEN), nn.ReLU())
         self.key = nn.Linear(width, _TOKEN)
         self.query = nn.Linear(state_width, _TOKEN)
@@ -171,11 +184,10 @@ class SelectionHead(nn.Module):
         side = p4.shape[-1]
         at, same = seen.at, seen.same
         own = F.avg_pool2d(class_logits.detach().unsqueeze(1), 4).flatten(1).sigmoid()  # (B, N)
-        colours = F.avg_pool2d(self.colour(seen.rgb), 2).flatten(2).transpose(1, 2)
         tokens = torch.cat((p4, upsample(p5)), dim=1).flatten(2).transpose(1, 2)
         anchor = self._attention(tokens, state)  # (B, N)
         features = [
-            _over_objects(colours, same, own),
+            _over_objects(seen.colours, same, own),
             self.token(tokens),
             _place_features(at),
             _anchor_features(at, anchor.exp()),

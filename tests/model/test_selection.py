@@ -9,7 +9,7 @@ from torch import Tensor
 from model.config import PRESETS, preset_config
 from model.objects import GEOMETRY, belonging, comparisons, places
 from model.segvlm import SegVLM, build_segvlm
-from model.selection import RGB, both, relate
+from model.selection import RGB, both, colour_shares, relate
 
 SIDE = 12  # places along a side of stride 16
 
@@ -142,12 +142,22 @@ def test_the_answer_is_made_of_its_parts(
 
 
 def test_the_picture_s_own_colours_reach_the_second_map(network: SegVLM) -> None:
-    """What p3 carries of the picture is its mean colour over eight pixels, normalised."""
+    """A yellow picture is yellow in every place, and nothing but yellow."""
     image = torch.full((1, 64, 64, 3), 255, dtype=torch.uint8)
     image[..., 2] = 0
     p3, p4, _ = network.encode_image(image)
     seen = relate(p3[:, -RGB - GEOMETRY :], p4[:, -GEOMETRY:])
-    assert torch.allclose(seen.rgb[0, :, 3, 3], torch.tensor([1.0, 1.0, -1.0]), atol=1e-5)
+    yellow = 15 * 4  # red and green at their highest of four levels, blue at its lowest
+    assert (seen.colours.argmax(2) == yellow).all()
+    assert seen.colours[..., yellow].min() > 0.6
+
+
+def test_colour_shares_add_up_and_tell_colours_apart() -> None:
+    rgb = torch.rand(2, 3, 5, 5) * 2 - 1
+    shares = colour_shares(rgb)
+    assert torch.allclose(shares.sum(1), torch.ones(2, 5, 5), atol=1e-5)
+    red, blue = (torch.tensor(c).view(1, 3, 1, 1) for c in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0)))
+    assert (colour_shares(red) * colour_shares(blue)).sum() < 0.01
 
 
 def test_gradients_reach_everything_but_what_has_a_loss_of_its_own(

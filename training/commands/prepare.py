@@ -39,6 +39,9 @@ def _declare_instances(data_sets: Commands) -> None:
         "--source", default="", help="a name for the photos of image rows that carry no `source`"
     )
     instances.add_argument(
+        "--sources", default="", help="only photos of these sources, separated by commas"
+    )
+    instances.add_argument(
         "--coco-ids",
         choices=COCO_ID_MODES,
         default="auto",
@@ -55,7 +58,12 @@ def _instances(options: argparse.Namespace) -> None:
     images = options.images or options.annotations.parent
     defaults = RowDefaults(options.split, options.source, options.coco_ids)
     report = prepare_instances(
-        options.annotations, images, options.out, seed=options.seed, defaults=defaults
+        options.annotations,
+        images,
+        options.out,
+        seed=options.seed,
+        defaults=defaults,
+        sources=[name.strip() for name in options.sources.split(",") if name.strip()],
     )
     print(report.text())
 
