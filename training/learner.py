@@ -94,7 +94,7 @@ class Learner:
         self._gradients: _LateFlag | None = None
 
     def _wrapped(self) -> nn.Module:
-        forward: nn.Module = TrainingForward(self.model)
+        forward: nn.Module = TrainingForward(self.model, self.config.objects.class_apart)
         if self.config.optim.compile:
             forward.compile()
         if self.processes.world > 1:

@@ -46,6 +46,9 @@ class ObjectLossConfig:
     class_given: bool = False
     """Teach the selection alone, from the true map of the class with some faults put in: neither
     neck, decoder nor projector runs, which makes a step many times cheaper."""
+    class_apart: bool = False
+    """Let the answer's loss teach the selection alone: the class map, which is for any words about
+    the class the same, learns by `class_weight` and not from what a phrase leaves out."""
     class_shared: bool = False
     """Ask for the map of a class once an image, by one of its phrases drawn at random, and let it
     serve the others: more phrases for the same work."""
@@ -59,12 +62,14 @@ class ObjectLossConfig:
                 "objects.class_given leaves no class map to teach or to share; leave class_weight "
                 "and class_shared out"
             )
+        if self.class_apart and not (self.class_weight or self.class_given):
+            raise ValueError("objects.class_apart leaves the class map to class_weight; set it")
 
     @property
     def needs_selection(self) -> bool:
         """Whether a term is about maps that only a network with `selection` has."""
         weights = (self.class_weight, self.pick_weight, self.anchor_weight, self.geometry_weight)
-        return self.class_given or self.class_shared or any(weights)
+        return self.class_given or self.class_shared or self.class_apart or any(weights)
 
     @property
     def enabled(self) -> bool:

@@ -62,11 +62,14 @@ class Answers(NamedTuple):
 
 
 class TrainingForward(nn.Module):
-    """The network as training calls it: a photo is encoded once for several of its phrases."""
+    """The network as training calls it: a photo is encoded once for several of its phrases.
 
-    def __init__(self, model: SegVLM) -> None:
+    class_apart: no gradient of the answer reaches the class map, see `ObjectLossConfig`.
+    """
+
+    def __init__(self, model: SegVLM, class_apart: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.class_apart = model, class_apart
 
     def forward(
         self,
@@ -99,7 +102,8 @@ class TrainingForward(nn.Module):
             given = given if of is None else given[of]
         relations = model.relate_objects(p3, p4).of(image_index)
         selected = model.select(p4[image_index], p5[image_index], given, relations, text[1])
-        return Answers(Decoded(both(given, selected.logits), given, *selected), geometry)
+        shown = given.detach() if self.class_apart else given
+        return Answers(Decoded(both(shown, selected.logits), given, *selected), geometry)
 
 
 class ObjectTerms(NamedTuple):

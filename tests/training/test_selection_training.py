@@ -66,6 +66,22 @@ def test_it_learns_and_goes_on(tiny_run: dict[str, Any], objects: dict[str, Any]
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+def test_the_answer_may_leave_the_class_map_alone(tiny_run: dict[str, Any]) -> None:
+    """Apart, the class map moves as the class's own loss moves it, whatever the answer costs."""
+
+    def gradient(**objects: Any) -> torch.Tensor:
+        trainer = build_trainer(config_from_dict(_run(tiny_run, **{**_WEIGHTS, **objects})))
+        batch = trainer.batches[0]
+        trainer.learner.update(0, [batch], len(batch.tokens))
+        found = trainer.learner.model.projector.dynamic.kernel.weight.grad
+        assert found is not None
+        return found
+
+    apart = {"class_apart": True}
+    assert torch.equal(gradient(**apart), gradient(**apart, sibling_weight=9.0))
+    assert not torch.equal(gradient(), gradient(sibling_weight=9.0))
+
+
 def test_terms_are_logged(tiny_run: dict[str, Any]) -> None:
     trainer = build_trainer(config_from_dict(_run(tiny_run, **_WEIGHTS)))
     batch = trainer.batches[0]
