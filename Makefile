@@ -15,7 +15,7 @@ FULL_STAMP  := $(VENV)/.installed-full
 PINS        := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format clean
+.PHONY: help serve test check format clean sbom audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,8 +24,15 @@ help: ## list the targets
 serve: $(SERVE_STAMP) ## start the service with the bundled model (PORT=9000 for another port)
 	@exec env SEGVLM_HOST="$${SEGVLM_HOST:-127.0.0.1}" $(BIN)/python -m service serve --port $(PORT)
 
+# What only computes runs on all cores, a file each; what loads a service has them to itself.
 test: $(FULL_STAMP) ## run the tests (PYTEST_ARGS="-k letterbox" to choose)
+ifdef PYTEST_ARGS
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+else
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+	  tests/model tests/training
+	@$(BIN)/python -m pytest --ignore tests/model --ignore tests/training
+endif
 
 check: $(FULL_STAMP) ## ruff, formatting, mypy --strict
 	@$(BIN)/ruff check .
@@ -37,7 +44,7 @@ format: $(FULL_STAMP) ## let ruff fix and format
 	@$(BIN)/ruff format .
 
 clean: ## remove the environment and every cache
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) $(AUDIT) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 # pip is the last thing that venv writes, so a half-made environment is made again.
 $(BIN)/pip:
@@ -56,5 +63,35 @@ $(SERVE_STAMP): $(PINS) | $(BIN)/pip
 # Everything: the service's environment, extended in place.
 $(FULL_STAMP): $(PINS) | $(BIN)/pip
 	@echo "Installing training, service and development tools into $(VENV) (torch takes a while)"
-	@$(PIP) -e '.[train,serve,dev]'
+	@$(PIP) -e '.[train,serve,ray,dev]'
 	@touch $@ $(SERVE_STAMP)
+
+# Tools that look at the service from outside; they have an environment of their own.
+AUDIT       := .venv-audit
+AUDIT_STAMP := $(AUDIT)/.installed
+AUDIT_TOOLS := cyclonedx-bom==7.5.0 pip-audit==2.10.1
+EXTRAS      ?= serve,traces
+SBOM        ?= dist/segvlm-service.cdx.json
+
+sbom: $(AUDIT_STAMP) ## list what the CPU image's service is made of (CycloneDX)
+	@rm -rf $(AUDIT)/listed && $(PYTHON) -m venv --without-pip $(AUDIT)/listed
+	@$(AUDIT)/bin/python -m pip --python $(AUDIT)/listed/bin/python --disable-pip-version-check \
+	  --quiet install --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
+	@mkdir -p $(dir $(SBOM)) && $(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml \
+	  --output-reproducible --output-file $(SBOM) $(AUDIT)/listed/bin/python
+	@echo "$(SBOM)"
+
+# pip-audit writes its table only if it found something, and asks PyPI for its data.
+audit: $(AUDIT_STAMP) ## look all pinned dependencies up in PyPI's data of known vulnerabilities
+	@mkdir -p dist && rm -f dist/audit.txt
+	@$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict \
+	  --progress-spinner off --output dist/audit.txt $(AUDIT_ARGS) 2>dist/audit.log \
+	  && echo "No known vulnerability in what constraints.txt names" && exit 0; \
+	if [ -s dist/audit.txt ]; then cat dist/audit.txt; else \
+	  echo "Nothing was checked, the data cannot be read: $$(tail -n 1 dist/audit.log)"; fi; exit 1
+
+$(AUDIT_STAMP): Makefile
+	@echo "Making $(AUDIT) for $(AUDIT_TOOLS)"
+	@$(PYTHON) -m venv --clear $(AUDIT)
+	@$(AUDIT)/bin/python -m pip --disable-pip-version-check --quiet install $(AUDIT_TOOLS)
+	@touch $@

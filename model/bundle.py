@@ -7,117 +7,33 @@ whole or not at all, and read only if every byte is what the exporter wrote.
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
 
-from model.preprocess import SIZE_MULTIPLE
+from model.bundle_config import CONFIG_FILE as CONFIG_FILE
+from model.bundle_config import FORMAT_VERSION as FORMAT_VERSION
+from model.bundle_config import VARIANTS as VARIANTS
+from model.bundle_config import BundleConfig as BundleConfig
+from model.bundle_config import BundleError as BundleError
+from model.bundle_config import check_file_name
+from model.probe import Probe
 from model.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
-CONFIG_FILE = "config.json"
+STAGES = ("image_encoder", "text_encoder", "mask_decoder")
+"""The network in three parts; each is a file of every kind of graph."""
 TOKENIZER_FILE = "tokenizer.json"
-GRAPH_FILES = ("image_encoder.onnx", "text_encoder.onnx", "mask_decoder.onnx")
-REQUIRED_FILES = (TOKENIZER_FILE, *GRAPH_FILES)
+PROBE_FILE = "probe.npz"
+WEIGHTS_FILE = "model.safetensors"
+GRAPH_FILES = tuple(f"{stage}.onnx" for stage in STAGES)
+TORCHSCRIPT_FILES = tuple(f"{stage}.torchscript" for stage in STAGES)
+REQUIRED_FILES = (TOKENIZER_FILE, PROBE_FILE, *GRAPH_FILES)
 DEFAULT_BUNDLE = Path(__file__).resolve().parent / "bundles" / "segvlm-lite"
 
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RETIRED = "old"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class BundleError(ValueError):
-    """A bundle that cannot be read or written; the message names the remedy."""
-
-
-@dataclass(frozen=True)
-class BundleConfig:
-    """What `config.json` holds. Raises BundleError for values that no model can have."""
-
-    name: str
-    version: str
-    preset: str
-    image_size: int
-    """Side of the square input in pixels."""
-    word_length: int
-    """Tokens of an expression, start and end included."""
-    threshold: float
-    """Probability from which a pixel belongs to the mask."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    """Normalisation of RGB values in 0..1. For the reader: the image encoder applies it itself."""
-    training: dict[str, Any]
-    """How the model was trained and on what."""
-    scores: dict[str, Any]
-    """What evaluation measured."""
-    parity: dict[str, Any]
-    """Largest differences between the exported graphs and the network they were made from."""
-    files: dict[str, str] = field(default_factory=dict)
-    """sha256 (hexadecimal) of every other file of the bundle, by name."""
-    format_version: int = FORMAT_VERSION
-
-    def __post_init__(self) -> None:
-        for name in ("name", "version", "preset"):
-            _require(getattr(self, name).strip() != "", f"{name} must not be empty")
-        _require(
-            self.image_size >= SIZE_MULTIPLE and self.image_size % SIZE_MULTIPLE == 0,
-            f"image_size must be a positive multiple of {SIZE_MULTIPLE}, not {self.image_size}",
-        )
-        _require(self.word_length >= 2, f"word_length must be at least 2, not {self.word_length}")
-        _require(0 < self.threshold < 1, f"threshold must be within 0..1, not {self.threshold}")
-        _require(min(self.std) > 0, f"std must be positive, not {self.std}")
-        for name, digest in self.files.items():
-            _check_file_name(name)
-            _require(
-                _SHA256.fullmatch(digest) is not None,
-                f"the sha256 of {name!r} must be 64 hexadecimal digits",
-            )
-
-    @classmethod
-    def from_json(cls, document: str) -> BundleConfig:
-        """Parse `config.json`. Raises BundleError for anything but exactly these fields."""
-        try:
-            values = json.loads(
-                document,
-                object_pairs_hook=_unique_keys,
-                parse_float=_finite,
-                parse_constant=_refuse_constant,
-            )
-        except (ValueError, RecursionError) as error:
-            raise BundleError(
-                f"{CONFIG_FILE} is not valid JSON ({error}); copy or export the bundle again"
-            ) from error
-        _require(isinstance(values, dict), "it must hold a JSON object")
-        # First of all, because a newer format may have other fields.
-        version = values.get("format_version")
-        if version != FORMAT_VERSION or isinstance(version, bool):
-            raise BundleError(
-                f"{CONFIG_FILE} has format version {version!r}, this release reads "
-                f"{FORMAT_VERSION}; install the segvlm release that wrote the bundle, "
-                "or export it again with this one"
-            )
-        expected = {entry.name for entry in fields(cls)}
-        missing, unknown = sorted(expected - values.keys()), sorted(values.keys() - expected)
-        _require(not missing, f"it lacks {', '.join(missing)}")
-        _require(not unknown, f"it has unknown fields: {', '.join(unknown)}")
-        return cls(**{name: _typed(name, value) for name, value in values.items()})
-
-    def to_json(self) -> str:
-        """The text of `config.json`. Raises BundleError for a value that JSON cannot hold."""
-        try:
-            return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        except (TypeError, ValueError) as error:
-            raise BundleError(
-                f"the bundle's description is not JSON ({error}); "
-                "put only finite numbers, texts, lists and dictionaries into it"
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -133,7 +49,8 @@ class Bundle:
 
         Every listed file must be there as a regular file and nothing unlisted beside it (names
         that begin with a dot are the file system's own business). `verify` compares every
-        sha256 too; leave it on unless the same process has just checked. Raises BundleError.
+        sha256 too and looks into the probe; leave it on unless the same process has just checked.
+        Raises BundleError.
         """
         root = Path(path).resolve()
         if not root.is_dir():
@@ -150,13 +67,21 @@ class Bundle:
         try:
             config = BundleConfig.from_json(config_path.read_text(encoding="utf-8"))
             _check_files(root, config.files, verify)
+            _check_variants(config)
         except BundleError as error:
             raise BundleError(f"bundle {path}: {error}") from error
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(
                 f"bundle {path} cannot be read: {error}; check its permissions or copy it again"
             ) from error
-        return cls(root, config)
+        bundle = cls(root, config)
+        if verify:
+            bundle.probe()
+        return bundle
+
+    def has(self, *names: str) -> bool:
+        """Whether the bundle lists files of all these names."""
+        return all(name in self.config.files for name in names)
 
     def file(self, name: str) -> Path:
         """The path of a file that the bundle lists; BundleError if it lists none of that name."""
@@ -166,6 +91,35 @@ class Bundle:
                 "export it with that file included, or choose a backend that needs another"
             )
         return self.path / name
+
+    def graphs(self, precision: str = "fp32") -> tuple[Path, Path, Path]:
+        """The ONNX files of `STAGES`, in float32 or one of `VARIANTS`.
+
+        A stage that gains nothing from int8 has no file of that kind; its float32 graph, which has
+        the same inputs and outputs, stands in. Raises BundleError for a precision it lacks.
+        """
+        if precision not in ("fp32", *self.config.precisions):
+            found = ", ".join(("fp32", *sorted(self.config.precisions)))
+            raise BundleError(
+                f"bundle {self.path} has no {precision} graphs, only {found}; choose one of these, "
+                f"or export it again with --{precision}"
+            )
+        image, text, mask = (
+            self.file(named if self.has(named := f"{stage}.{precision}.onnx") else plain)
+            for stage, plain in zip(STAGES, GRAPH_FILES, strict=True)
+        )
+        return image, text, mask
+
+    def probe(self) -> Probe:
+        """The bundle's question and answer. Raises BundleError if they are not of this model."""
+        try:
+            probe = Probe.load(self.file(PROBE_FILE))
+            probe.check(self.config.image_size, self.config.word_length)
+        except ValueError as error:
+            raise BundleError(
+                f"bundle {self.path}: {PROBE_FILE} is of no use: {error}; export the bundle again"
+            ) from error
+        return probe
 
     def tokenizer(self) -> Tokenizer:
         """The bundle's tokenizer. Raises BundleError if its file is not one."""
@@ -224,7 +178,7 @@ def _clear(staging: Path, target: Path) -> None:
 
 def _check_sources(files: Mapping[str, str | Path]) -> None:
     for name, source in files.items():
-        _check_file_name(name)
+        check_file_name(name)
         if not Path(source).is_file():
             raise BundleError(
                 f"cannot write {name}: there is no file {source}; export that artifact first"
@@ -245,7 +199,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
         return
     try:
         Bundle.load(target, verify=False)
-        _require(not any(entry.is_dir() for entry in target.iterdir()), "it has directories")
+        if any(entry.is_dir() for entry in target.iterdir()):
+            raise BundleError("it has directories")
     except BundleError as error:
         # Whatever else lies there would be deleted, somebody's project perhaps.
         raise BundleError(
@@ -276,19 +231,26 @@ def _check_files(root: Path, hashes: Mapping[str, str], verify: bool) -> None:
             )
 
 
+def _check_variants(config: BundleConfig) -> None:
+    """Graphs come in whole sets, and a variant never without the measurement of what it costs."""
+    suffixes = ("torchscript", *(f"{variant}.onnx" for variant in VARIANTS))
+    for suffix in suffixes:
+        variant = suffix.removesuffix(".onnx")
+        lacking = [name for stage in STAGES if (name := f"{stage}.{suffix}") not in config.files]
+        some = len(lacking) < len(STAGES)
+        if some and lacking and variant != "int8":
+            raise BundleError(f"it lacks {', '.join(lacking)}; export the bundle again")
+        if variant in VARIANTS and some != (variant in config.precisions):
+            raise BundleError(
+                f"its {variant} graphs and precisions.{variant} of {CONFIG_FILE} come together or "
+                "not at all; export the bundle again"
+            )
+
+
 def _check_required(names: Mapping[str, object]) -> None:
     lacking = [name for name in REQUIRED_FILES if name not in names]
     if lacking:
         raise BundleError(f"a bundle needs {', '.join(lacking)}; export the model again")
-
-
-def _check_file_name(name: str) -> None:
-    """Plain names only: a path could lead out of the bundle."""
-    if _FILE_NAME.fullmatch(name) is None or name == CONFIG_FILE:
-        raise BundleError(
-            f"{name!r} cannot name a bundle's file; use letters, digits, '.', '_' and '-', "
-            f"and another name than {CONFIG_FILE}"
-        )
 
 
 def _copy(source: Path, destination: Path) -> str:
@@ -308,51 +270,3 @@ def _write_durably(path: Path, content: bytes) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _typed(name: str, value: Any) -> Any:
-    """`value` as the type of BundleConfig's field `name`, or BundleError."""
-    if name in ("name", "version", "preset"):
-        _require(isinstance(value, str), f"{name} must be a text, not {value!r}")
-    elif name in ("image_size", "word_length", "format_version"):
-        _require(type(value) is int, f"{name} must be a whole number, not {value!r}")
-    elif name == "threshold":
-        _require(_is_number(value), f"{name} must be a number, not {value!r}")
-        return float(value)
-    elif name in ("mean", "std"):
-        numbers = isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
-        _require(numbers, f"{name} must be a list of three numbers, not {value!r}")
-        return tuple(map(float, value))
-    elif name == "files":
-        texts = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-        _require(texts, f"{name} must map names to texts")
-    else:
-        _require(isinstance(value, dict), f"{name} must be an object, not {value!r}")
-    return value
-
-
-def _is_number(value: object) -> bool:
-    # The bound is far beyond any field's meaning and keeps float() from overflowing.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
-
-
-def _require(condition: bool, problem: str) -> None:
-    if not condition:
-        raise BundleError(f"{CONFIG_FILE} is not right: {problem}; export the bundle again")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("an object names a key twice")
-    return values
-
-
-def _finite(number: str) -> float:
-    if math.isinf(value := float(number)):
-        raise ValueError(f"{number} is too large")
-    return value
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a JSON number")

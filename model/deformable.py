@@ -7,16 +7,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+assert deform_conv2d is not None  # importing it registers torch.ops.torchvision.deform_conv2d
+
 
 class DeformableConv2d(nn.Module):
-    """x -> phi(x, F_offset(x)), equation 1 of the paper; size kept, no modulation, no bias.
+    """x -> phi(x, F_offset(x)), equation 1 of the paper; size kept, no modulation.
 
-    Offsets start at zero, so it starts as the ordinary convolution with its `weight`.
+    Offsets start at zero, so it starts as the ordinary convolution with its `weight`. It has no
+    bias of its own; `model.folding` gives it one, a batch norm's shift.
+
+    It computes in the type of its weights. Keep them in float32 where the rest of a network is
+    float16 or bfloat16: rounded offsets would be off by a tenth of a pixel.
     """
+
+    bias: Tensor | None
 
     def __init__(self, inner: int, out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out, inner, 3, 3))
+        self.register_parameter("bias", None)
         self.offset = nn.Conv2d(inner, 18, 3, padding=1)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.offset.weight)
@@ -25,11 +34,26 @@ class DeformableConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inner, H, W) -> (B, out, H, W)."""
+        if x.dtype != self.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            return self._sample(x.to(self.weight.dtype)).to(x.dtype)
+        return self._sample(x)
+
+    def _sample(self, x: Tensor) -> Tensor:
         offset = self.offset(x)
         if self.training and x.device.type == "cpu":
             # torchvision's CPU gradient is several times slower than grid_sample's.
+            assert self.bias is None, "a folded network does not train"
             return deform_conv2d_by_sampling(x, offset, self.weight)
-        out: Tensor = deform_conv2d(x, offset, self.weight, padding=1)
+        if x.device.type == "cpu":
+            # Where an offset is not a number torchvision's CPU kernel reads outside the map.
+            offset = offset.masked_fill(offset.isnan(), 0)
+        # torchvision's own function makes the zeros on a device that a traced graph would keep.
+        bias = x.new_zeros(self.weight.shape[0]) if self.bias is None else self.bias
+        no_mask = x.new_zeros(x.shape[0], 1)
+        stride = padding = dilation = (1, 1)
+        out: Tensor = torch.ops.torchvision.deform_conv2d(
+            x, self.weight, offset, no_mask, bias, *stride, *padding, *dilation, 1, 1, False
+        )
         return out
 
 

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Of a map at stride 4: inputs up to 4096 pixels a side, as the decoder's positions.
+_LONGEST_SIDE = 1024
+
 
 class ConvBNReLU(nn.Sequential):
     """Convolution without bias, batch normalisation, ReLU; the size stays.
@@ -60,11 +63,23 @@ def running_statistics(module: nn.Module) -> Iterator[None]:
             norm.training = mode
 
 
-def coordinates(x: Tensor) -> Tensor:
-    """x, then y of each pixel, from -1 to 1: (B, C, H, W) -> (B, 2, H, W)."""
-    batch, _, height, width = x.shape
-    across = torch.linspace(-1, 1, width, device=x.device, dtype=x.dtype)
-    down = torch.linspace(-1, 1, height, device=x.device, dtype=x.dtype)
-    across = across.view(1, 1, 1, width).expand(batch, 1, height, width)
-    down = down.view(1, 1, height, 1).expand(batch, 1, height, width)
-    return torch.cat((across, down), dim=1)
+class Coordinates(nn.Module):
+    """Two channels more, x and y of each pixel from -1 to 1: (B, C, H, W) -> (B, C + 2, H, W).
+
+    H and W are at least 2. The steps are a buffer, because what is made on the spot is made on a
+    device, and a traced graph would name that device for ever.
+    """
+
+    steps: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.arange(_LONGEST_SIDE).float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        across = (self.steps[:width] * (2 / (width - 1)) - 1).type_as(x)
+        down = (self.steps[:height] * (2 / (height - 1)) - 1).type_as(x)
+        across = across.view(1, 1, 1, width).expand(batch, 1, height, width)
+        down = down.view(1, 1, height, 1).expand(batch, 1, height, width)
+        return torch.cat((x, across, down), dim=1)

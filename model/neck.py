@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .config import SegVLMConfig
 from .image_encoder import Pyramid
-from .layers import ConvBNReLU, SentenceBatchNorm, coordinates
+from .layers import ConvBNReLU, Coordinates, SentenceBatchNorm
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -44,6 +44,7 @@ class Neck(nn.Module):
         self.query4 = ConvBNReLU(w4, w4, 3)
         self.query3 = ConvBNReLU(w4, w4, 3)
         self.aggregate = ConvBNReLU(3 * w4, w4, 1)
+        self.coordinates = Coordinates()
         self.coordinate_conv = ConvBNReLU(w4 + 2, w4, 3)
         self.refine = ConvBNReLU(w4, w4, 3)
 
@@ -58,4 +59,4 @@ class Neck(nn.Module):
         f3 = self.merge3(torch.cat((F.avg_pool2d(p3, 2), f4), dim=1))
         fused = (self.query3(f3), self.query4(f4), upsample(self.query5(f5)))
         x = self.aggregate(torch.cat(fused, dim=1))
-        return self.refine(self.coordinate_conv(torch.cat((x, coordinates(x)), dim=1)))  # type: ignore[no-any-return]
+        return self.refine(self.coordinate_conv(self.coordinates(x)))  # type: ignore[no-any-return]

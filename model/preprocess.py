@@ -28,6 +28,10 @@ SIZE_MULTIPLE = 32
 _REDUCING_GAP = 3.0
 # Cells that the mask covers by exactly one half must not depend on the rounding of a sum.
 _TIE_TOLERANCE = 1e-9
+# The positive weights of Pillow's bicubic filter sum to at most 1.135 along an axis, at any phase
+# and scale, the negative ones to -0.135. So values from 0 up become at most this many times the
+# largest.
+_OVERSHOOT = 1.14**2 + 0.14**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,21 @@ def letterbox_image(
             "convert it to 8-bit RGB first"
         )
     geometry = letterbox_geometry(image.shape[0], image.shape[1], size)
-    content = Image.fromarray(image).resize(
+    return letterbox_picture(Image.fromarray(image), geometry, fill), geometry
+
+
+def letterbox_picture(
+    picture: Image.Image, geometry: Letterbox, fill: tuple[int, int, int] = FILL_COLOUR
+) -> NDArray[np.uint8]:
+    """The same for a Pillow picture whose place in the square is known; uint8 (S, S, 3).
+
+    `picture`: the whole photo in mode RGB, possibly scaled down by whoever decoded it, since the
+    place counts and not the size. Raises ValueError for another mode.
+    """
+    if picture.mode != "RGB":
+        raise ValueError(f"the picture must be RGB, not {picture.mode}; convert it first")
+    size = geometry.size
+    content = picture.resize(
         (geometry.content_width, geometry.content_height),
         Image.Resampling.BICUBIC,
         reducing_gap=_REDUCING_GAP,
@@ -106,7 +124,7 @@ def letterbox_image(
         square[rows] = line
     for columns in (slice(geometry.left), slice(right, size)):
         square[:, columns] = line[columns]
-    return square, geometry
+    return square
 
 
 def letterbox_mask(
@@ -180,6 +198,15 @@ def letterbox_runs(
     return cells
 
 
+@dataclass(frozen=True, slots=True)
+class RestoredWindow:
+    """A part of a photo's probability map: float32 (h, w), its first pixel at `top`, `left`."""
+
+    top: int
+    left: int
+    probability: NDArray[np.float32]
+
+
 def restore_probability(
     probability: NDArray[np.floating[Any]], geometry: Letterbox
 ) -> NDArray[np.float32]:
@@ -189,32 +216,88 @@ def restore_probability(
     the photo's region is cut out at sub-pixel accuracy and resampled, bicubic. Cells wholly in
     the letterbox's border have no influence. Raises ValueError for another dtype or shape.
     """
-    if not np.issubdtype(probability.dtype, np.floating):
-        raise ValueError(
-            f"the probability map must be floating, not {probability.dtype}; "
-            "convert it with .astype(np.float32)"
+    content = _Content.of(probability, geometry)
+    return content.restore((0, geometry.height), (0, geometry.width))
+
+
+def restore_window(
+    probability: NDArray[np.floating[Any]], geometry: Letterbox, threshold: float
+) -> RestoredWindow:
+    """The part of `restore_probability` that can be above `threshold`; elsewhere nothing is.
+
+    The same numbers (to 1e-5) for the cost of the object instead of the photo. The window is empty
+    if nothing can be above. Raises ValueError as `restore_probability` does.
+    """
+    content = _Content.of(probability, geometry)
+    active = content.cells > threshold / _OVERSHOOT
+    if not active.any():
+        return RestoredWindow(0, 0, np.zeros((0, 0), dtype=np.float32))
+    places = np.nonzero(active)
+    rows = content.reached(places[0], content.rows, geometry.height)
+    columns = content.reached(places[1], content.columns, geometry.width)
+    return RestoredWindow(rows[0], columns[0], content.restore(rows, columns))
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """The cells that the photo covers, and where in them its pixels lie.
+
+    `rows`, `columns`: the photo's first edge in cells from the first cell, and cells per pixel.
+    """
+
+    cells: NDArray[np.float32]
+    rows: tuple[float, float]
+    columns: tuple[float, float]
+
+    @classmethod
+    def of(cls, probability: NDArray[np.floating[Any]], geometry: Letterbox) -> _Content:
+        if not np.issubdtype(probability.dtype, np.floating):
+            raise ValueError(
+                f"the probability map must be floating, not {probability.dtype}; "
+                "convert it with .astype(np.float32)"
+            )
+        if probability.ndim != 2 or probability.shape[0] != probability.shape[1]:
+            raise ValueError(
+                f"the probability map must be square (h, h), not {probability.shape}; "
+                "pass one map of the letterboxed square at a time"
+            )
+        stride = geometry.size / probability.shape[0]
+        top, bottom = geometry.top / stride, (geometry.top + geometry.content_height) / stride
+        left, right = geometry.left / stride, (geometry.left + geometry.content_width) / stride
+        # Cut whole cells before resampling: Pillow's filter reads beyond `box`, and what the
+        # network says about the border would fade objects that touch the edge of the photo.
+        row, column = int(np.floor(top)), int(np.floor(left))
+        cells = probability[row : int(np.ceil(bottom)), column : int(np.ceil(right))]
+        return cls(
+            np.ascontiguousarray(cells, dtype=np.float32),
+            (top - row, (bottom - top) / geometry.height),
+            (left - column, (right - left) / geometry.width),
         )
-    if probability.ndim != 2 or probability.shape[0] != probability.shape[1]:
-        raise ValueError(
-            f"the probability map must be square (h, h), not {probability.shape}; "
-            "pass one map of the letterboxed square at a time"
+
+    def reached(
+        self, places: NDArray[np.int64], axis: tuple[float, float], length: int
+    ) -> tuple[int, int]:
+        """First pixel and end of what the bicubic filter lets these cells of an axis reach."""
+        start, step = axis
+        reach = 2 * max(1.0, step)  # of a photo that is smaller than the grid the filter is wider
+        first = int(np.floor((places.min() - reach - start) / step))
+        end = int(np.ceil((places.max() + 1 + reach - start) / step))
+        return max(0, first), min(length, end)
+
+    def restore(self, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.float32]:
+        """The probability of these pixels, float32."""
+        height, width = self.cells.shape
+        (top, row_step), (left, column_step) = self.rows, self.columns
+        box = (
+            left + columns[0] * column_step,
+            top + rows[0] * row_step,
+            min(left + columns[1] * column_step, width),
+            min(top + rows[1] * row_step, height),
         )
-    cells_per_pixel = probability.shape[0] / geometry.size
-    top = geometry.top * cells_per_pixel
-    left = geometry.left * cells_per_pixel
-    bottom = (geometry.top + geometry.content_height) * cells_per_pixel
-    right = (geometry.left + geometry.content_width) * cells_per_pixel
-    # Cut whole cells before resampling: Pillow's filter reads beyond `box`, and what the network
-    # says about the border would fade objects that touch the edge of the photo.
-    first_row, first_column = int(np.floor(top)), int(np.floor(left))
-    cells = probability[first_row : int(np.ceil(bottom)), first_column : int(np.ceil(right))]
-    restored = Image.fromarray(np.ascontiguousarray(cells, dtype=np.float32)).resize(
-        (geometry.width, geometry.height),
-        Image.Resampling.BICUBIC,
-        box=(left - first_column, top - first_row, right - first_column, bottom - first_row),
-    )
-    clipped: NDArray[np.float32] = np.clip(np.asarray(restored), 0.0, 1.0)  # bicubic overshoots
-    return clipped
+        size = (columns[1] - columns[0], rows[1] - rows[0])
+        restored = Image.fromarray(self.cells).resize(size, Image.Resampling.BICUBIC, box=box)
+        clipped: NDArray[np.float32] = np.clip(np.asarray(restored), 0.0, 1.0)  # it overshoots
+        return clipped
 
 
 def sigmoid(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .config import SegVLMConfig
 from .deformable import DeformableConv2d
-from .layers import ConvBNReLU, coordinates
+from .layers import ConvBNReLU, Coordinates
 from .neck import upsample
 
 
@@ -114,7 +114,7 @@ class Projector(nn.Module):
         self.enhancement = EnhancementBlock(width, config)
         self.conv = ConvBNReLU(width, config.kernel_width, 3)
         self.mix = nn.Conv2d(config.kernel_width, config.kernel_width, 1)
-        self.with_coordinates = config.projector_coordinates
+        self.coordinates = Coordinates() if config.projector_coordinates else None
         channels = config.kernel_width + 2 * config.projector_coordinates
         self.dynamic = DynamicConvolution(config.state_width, channels)
 
@@ -124,6 +124,6 @@ class Projector(nn.Module):
         if self.skip is not None:
             u = u + self.skip(p3, state)
         x = self.mix(self.conv(upsample(self.enhancement(u))))  # (B, K, S/4, S/4)
-        if self.with_coordinates:
-            x = torch.cat((x, coordinates(x)), dim=1)
+        if self.coordinates is not None:
+            x = self.coordinates(x)
         return self.dynamic(x, state)  # type: ignore[no-any-return]

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.backends import BACKENDS, load_model
-from service.engine import Engine
-from service.errors import CallerError, ServiceError
-from service.metrics import Metrics
+from service.backends import BACKENDS
+from service.errors import CallerError, EngineStopped, ServiceError
+from service.loading import load_engine
 from service.negotiation import AnswerKind
 from service.pipeline import Answer, Pipeline
 from service.request_parsing import SegmentTask, check_expressions, validate_options
-from service.settings import Settings, load_settings
+from service.segment_translation import TaskTranslation
+from service.settings import Settings, SettingsError, load_settings
+from service.stages import StageTimes
 
 _KINDS = {
     "png": AnswerKind("mask", "image/png"),
@@ -37,11 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _serve(options)
         return _segment(options)
     except ServiceError as error:
-        print(f"error: {error.detail}", file=sys.stderr)
+        _complain(error.detail)
         return 2 if isinstance(error, CallerError) else 1
-    except (ValueError, OSError) as error:  # settings, bundles and files: the caller's to mend
-        print(f"error: {error}", file=sys.stderr)
+    except SettingsError as error:
+        _complain(*error.faults)
         return 2
+    except (ValueError, OSError) as error:  # bundles and files: the caller's to mend
+        _complain(str(error))
+        return 2
+
+
+def _complain(*faults: str) -> None:
+    """A line for each, whatever a library wrote into it."""
+    for fault in faults:
+        line = " ".join(part.strip() for part in fault.splitlines())
+        print(f"error: {line}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,21 +84,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load_engine(settings: Settings) -> Engine:
-    model = load_model(settings.backend, settings.bundle, settings.model_threads)
-    return Engine(model, settings, Metrics())
-
-
 def _serve(options: argparse.Namespace) -> int:
-    from service.server import Server  # the web framework takes a second that `segment` saves
+    # As process 1 of a container it would not hear a stop before the server listens for it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # The web framework takes a second that `segment` saves.
+    from service.process_memory import return_large_blocks
+    from service.request_log import configure_log
+    from service.server import Server
 
+    return_large_blocks()  # before there are threads
     settings = load_settings(
         host=options.host, port=options.port, bundle=options.bundle, backend=options.backend
     )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    server = Server(settings, _load_engine(settings))
+    configure_log(settings)
+    engine = load_engine(settings)
+    server = Server(settings, engine)
     server.run()
+    if engine.fault is not None:
+        print(f"error: the model has stopped: {engine.fault}", file=sys.stderr, flush=True)
+        # Not by returning: the interpreter would wait for a thread that hangs in the device.
+        os._exit(server.exit_code)
     return server.exit_code
 
 
@@ -108,19 +125,21 @@ def _segment(options: argparse.Namespace) -> int:
     )
     answer = asyncio.run(_answer_once(settings, task, kind))
     if options.out is None:
-        print(answer.body.decode())
+        print(answer.payload.body.decode())
     else:
-        options.out.write_bytes(answer.body)
-        print(f"{options.out}: {len(answer.body):,} bytes in {answer.timings.total:.0f} ms")
+        options.out.write_bytes(answer.payload.body)
+        print(f"{options.out}: {len(answer.payload.body):,} bytes in {answer.timings.total:.0f} ms")
     return 0
 
 
 async def _answer_once(settings: Settings, task: SegmentTask, kind: AnswerKind) -> Answer:
-    engine = _load_engine(settings)
+    engine = load_engine(settings)
     pipeline = Pipeline(engine, settings)
     engine.start()
     try:
-        return await pipeline.segment(task, kind)
+        return await pipeline.answer(TaskTranslation(task, kind), StageTimes(engine.clock))
+    except EngineStopped as error:
+        raise EngineStopped(engine.fault) from error
     finally:
         engine.stop(settings.shutdown_timeout)
         pipeline.close()

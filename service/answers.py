@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from model.preprocess import Letterbox, restore_probability, sigmoid
+from model.preprocess import Letterbox, restore_probability, restore_window, sigmoid
 from service import mask_formats
 from service.backends.base import ModelSpec
+from service.placed_mask import PlacedMask
 from service.schemas import (
     ImageInfo,
     MaskFormat,
@@ -29,6 +31,7 @@ from service.schemas import (
     SegmentResult,
     Timings,
 )
+from service.stages import StageTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,45 +45,47 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class FoundMask:
-    """A finding in the photo's pixels: probability float32 (H, W), mask bool (H, W)."""
+    """A finding in the photo's pixels, and its score.
+
+    `score`: the mean probability inside the mask, 0.0 if it is empty.
+    """
 
     finding: Finding
-    probability: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-
-    @property
-    def score(self) -> float:
-        """The mean probability inside the mask, 0.0 if it is empty."""
-        return float(self.probability[self.mask].mean(dtype=np.float64)) if self.mask.any() else 0.0
+    geometry: Letterbox
+    mask: PlacedMask
+    score: float
 
 
 def restore(finding: Finding, geometry: Letterbox, threshold: float) -> FoundMask:
     """Undo the letterbox and apply the threshold: above it is inside."""
-    probability = restore_probability(sigmoid(finding.logits), geometry)
-    return FoundMask(finding, probability, probability > threshold)
+    window = restore_window(sigmoid(finding.logits), geometry, threshold)
+    inside = window.probability > threshold
+    mask = PlacedMask(inside, window.top, window.left, geometry.height, geometry.width)
+    score = float(window.probability[inside].mean(dtype=np.float64)) if inside.any() else 0.0
+    return FoundMask(finding, geometry, mask, score)
 
 
 def describe(found: FoundMask, options: SegmentOptions) -> SegmentResult:
     """One entry of `results`."""
     probability = None
     if options.include_probability:
-        png = mask_formats.encode_probability(found.probability)
-        probability = ProbabilityMap(data=_base64(png))
+        whole = restore_probability(sigmoid(found.finding.logits), found.geometry)
+        probability = ProbabilityMap(data=_base64(mask_formats.encode_probability(whole)))
     return SegmentResult(
         expression=found.finding.expression,
         truncated=found.finding.truncated,
         score=round(found.score, 6),
-        area=int(np.count_nonzero(found.mask)),
-        bbox=mask_formats.bounding_box(found.mask),
+        area=found.mask.area,
+        bbox=found.mask.box(),
         mask=encode_mask(found.mask, options.format),
         probability=probability,
     )
 
 
 def encode_mask(
-    mask: NDArray[np.bool_], mask_format: MaskFormat
+    mask: PlacedMask, mask_format: MaskFormat
 ) -> RleMask | PngMask | PolygonsMask | None:
-    """A mask, bool (H, W), in one of the forms that JSON can hold."""
+    """A mask in one of the forms that JSON can hold."""
     match mask_format:
         case "rle":
             rle = mask_formats.encode_rle(mask)
@@ -100,8 +105,8 @@ def encode_mask(
             raise AssertionError("an overlay is a picture of its own, not a mask's form")
 
 
-def draw_overlay(photo: NDArray[np.uint8], masks: Iterator[FoundMask], media_type: str) -> bytes:
-    """The photo, uint8 (H, W, 3), with every mask on it, as `media_type`."""
+def draw_overlay(photo: Image.Image, masks: Iterator[FoundMask], media_type: str) -> bytes:
+    """The photo, RGB, with every mask on it, as `media_type`; it is drawn on."""
     overlay = mask_formats.Overlay(photo)
     for found in masks:
         overlay.add(found.mask, f"{found.finding.expression} {found.score:.2f}")
@@ -124,6 +129,20 @@ def render_json(
         if all(result.probability is None for result in results)
         else None
     ).encode()
+
+
+def timings(times: StageTimes, total: float, postprocess: float) -> Timings:
+    """The stages in milliseconds; `total` and the running `postprocess` in seconds."""
+    stages = ("decode", "preprocess", "queue", "inference")
+    return Timings(
+        **{name: _milliseconds(times.seconds(name)) for name in stages},
+        postprocess=_milliseconds(postprocess),
+        total=_milliseconds(total),
+    )
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1000 * seconds, 3)
 
 
 def _base64(data: bytes) -> str:

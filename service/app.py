@@ -8,14 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Scope
 
 from service.engine import Engine
 from service.errors import (
-    PROBLEM_MEDIA_TYPE,
     ClientGone,
     InternalError,
     MethodUnknown,
@@ -25,8 +23,12 @@ from service.errors import (
 from service.middleware import BodyLimit, RequestObserver
 from service.openapi import describe_api
 from service.pipeline import Pipeline
+from service.problems import problem_response
+from service.request_log import log_request
+from service.request_record import RequestRecord
 from service.routes import health, segment
 from service.settings import Settings
+from service.tracing import Tracer, make_tracer
 
 logger = logging.getLogger("segvlm.request")
 
@@ -37,9 +39,15 @@ Send a photo and what to find in it, get the mask of that region:
 """
 
 
-def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """An application that serves `engine`; its lifespan starts and stops the engine's thread."""
+def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None) -> FastAPI:
+    """An application that serves `engine`; its lifespan starts and stops the engine's threads."""
     pipeline = Pipeline(engine, settings)
+    tracer = tracer or make_tracer(settings)
+
+    def record(ended: RequestRecord) -> None:
+        if settings.access_log:
+            log_request(ended)
+        tracer.record(ended)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -49,6 +57,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         # Blocks the loop on purpose: every request is answered by now, there is nothing to run.
         engine.stop(settings.shutdown_timeout)
         pipeline.close()
+        tracer.close()
 
     app = FastAPI(
         title="SegVLM",
@@ -60,34 +69,27 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     )
     app.state.engine = engine
     app.state.pipeline = pipeline
+    app.state.settings = settings
     app.openapi = functools.partial(describe_api, app)  # type: ignore[method-assign]
     routers = (segment.router, health.router)
     for router in routers:
         app.include_router(router)
-    engine.metrics.announce_routes(
-        route.path for router in routers for route in router.routes if hasattr(route, "path")
-    )
-
-    def problem(scope: Scope, error: ServiceError) -> Response:
-        engine.metrics.rejected.labels(error.reason).inc()
-        return JSONResponse(
-            error.problem(scope["state"]["request_id"]),
-            status_code=error.status,
-            headers=error.headers,
-            media_type=PROBLEM_MEDIA_TYPE,
-        )
+    for route in (route for router in routers for route in router.routes):
+        if isinstance(route, APIRoute):
+            engine.metrics.announce_route(route.path, {200, *map(int, route.responses)})
 
     async def answer_error(request: Request, error: Exception) -> Response:
         known = _in_tree(request, error)
         if known.status == 500:  # the rest is no surprise: the metrics count it
-            request_id = request.state.request_id
-            logger.error("request %s: %s", request_id, known.title, exc_info=known.__cause__)
-        return problem(request.scope, known)
+            logger.error("%s", known.title, exc_info=known.__cause__)
+        return problem_response(request.scope, known)
 
     for kind in (ServiceError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(BodyLimit, settings=settings)
-    app.add_middleware(RequestObserver, metrics=engine.metrics, problem=problem)  # the outermost
+    app.add_middleware(  # the last one added is the outermost
+        RequestObserver, metrics=engine.metrics, problem=problem_response, record=record
+    )
     return app
 
 

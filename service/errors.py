@@ -16,6 +16,7 @@
         InternalError      500       internal
         InferenceFailed    500       inference           on this image and expression, run alone
         QueueFull          503       queue_full          with Retry-After
+        DeviceMemoryShort  503       out_of_memory       with Retry-After
         Draining           503       draining            with Retry-After
         EngineStopped      503       engine_stopped      with Retry-After
         DeadlineExceeded   504       deadline
@@ -199,6 +200,19 @@ class QueueFull(_Overloaded):
         super().__init__("too many images are waiting; try again after Retry-After", retry_after)
 
 
+class DeviceMemoryShort(_Overloaded):
+    """The device had no memory for this request, alone and with the caches emptied."""
+
+    reason, title = "out_of_memory", "The device is out of memory"
+
+    def __init__(self, retry_after: float = 1.0) -> None:
+        super().__init__(
+            "the model's device had no memory for this request; try again after Retry-After, and "
+            "if it stays, tell the operator: something else holds the device's memory",
+            retry_after,
+        )
+
+
 class Draining(_Overloaded):
     """The process is stopping; another instance should answer."""
 
@@ -217,12 +231,10 @@ class EngineStopped(_Overloaded):
 
     reason, title = "engine_stopped", "The model is not running"
 
-    def __init__(self, retry_after: float = 10.0) -> None:
-        super().__init__(
-            "the model's worker has stopped; the operator must restart the service (its log says "
-            "why)",
-            retry_after,
-        )
+    def __init__(self, fault: str | None = None) -> None:
+        """`fault`: why, for whoever may know; a stranger on the network may not."""
+        reason = fault or "the operator must restart the service (its log says why)"
+        super().__init__(f"the model has stopped: {reason}", retry_after=10.0)
 
 
 class DeadlineExceeded(ServerError):
@@ -233,7 +245,8 @@ class DeadlineExceeded(ServerError):
     def __init__(self, seconds: float) -> None:
         super().__init__(
             f"no answer within {seconds:g} s; try again later, or send a smaller image or fewer "
-            "expressions (SEGVLM_REQUEST_TIMEOUT sets the limit)"
+            "expressions, or allow more time (the header X-Request-Timeout, at most what "
+            "SEGVLM_TIMEOUT says)"
         )
 
 

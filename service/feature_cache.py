@@ -43,11 +43,25 @@ class FeatureCache(Generic[Value]):
         if size > self._max_bytes:
             return
         with self._lock:
-            replaced = self._entries.pop(key, None)
-            if replaced is not None:
-                self._bytes -= replaced[1]
+            self._drop(key)
             self._entries[key] = (value, size)
             self._bytes += size
             while self._bytes > self._max_bytes:
                 _, (_, dropped) = self._entries.popitem(last=False)
                 self._bytes -= dropped
+
+    def discard(self, key: bytes) -> None:
+        """Forget the value, if it is here."""
+        with self._lock:
+            self._drop(key)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+            self._bytes = 0
+
+    def _drop(self, key: bytes) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= entry[1]

@@ -1,8 +1,6 @@
 """Masks in the forms that an answer can hold: COCO RLE, PNG, polygons, and drawn on the photo.
 
-Coordinates are those of pixel edges: pixel (row i, column j) covers j <= x <= j + 1 and
-i <= y <= i + 1, so a box or an outline around a single pixel has an area of 1. A mask is bool
-(H, W).
+Coordinates are those of pixel edges, so a box or an outline around a single pixel has an area of 1.
 """
 
 from __future__ import annotations
@@ -19,10 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
 from service.errors import NotAcceptable
+from service.placed_mask import PlacedMask
 
-Mask = NDArray[np.bool_]
 Ring = list[tuple[int, int]]
-Box = tuple[int, int, int, int]
 OuterOffsets = tuple[list[NDArray[np.float64]], list[NDArray[np.uint32]]]
 
 # Okabe and Ito's colours, which most colour-blind people can tell apart.
@@ -48,25 +45,20 @@ class Polygon:
     holes: list[Ring] = field(default_factory=list)
 
 
-def bounding_box(mask: Mask) -> Box | None:
-    """x0, y0, x1, y1 of the mask's pixel edges, so x1 - x0 is the width; None if it is empty."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    if not rows.size:
-        return None
-    columns = np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+def encode_rle(mask: PlacedMask) -> CompressedRle:
+    """COCO's compressed run-length encoding, of the mask at the photo's size."""
+    size = [mask.height, mask.width]
+    counts = np.diff(mask.changes(), prepend=0, append=mask.height * mask.width)
+    encoded = coco_mask.frPyObjects({"size": size, "counts": counts.tolist()}, *size)
+    return {"size": size, "counts": encoded["counts"].decode("ascii")}
 
 
-def encode_rle(mask: Mask) -> CompressedRle:
-    """COCO's compressed run-length encoding."""
-    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    height, width = encoded["size"]
-    return {"size": [int(height), int(width)], "counts": encoded["counts"].decode("ascii")}
-
-
-def encode_png(mask: Mask) -> bytes:
-    """A 1-bit greyscale PNG, white where the mask is."""
-    return _png(Image.fromarray(mask))
+def encode_png(mask: PlacedMask) -> bytes:
+    """A 1-bit greyscale PNG of the photo's size, white where the mask is."""
+    picture = Image.new("1", (mask.width, mask.height))
+    if mask.window.size:
+        picture.paste(Image.fromarray(mask.window), (mask.left, mask.top))
+    return _png(picture)
 
 
 def encode_probability(probability: NDArray[np.float32]) -> bytes:
@@ -74,25 +66,24 @@ def encode_probability(probability: NDArray[np.float32]) -> bytes:
     return _png(Image.fromarray(np.rint(probability * 255).astype(np.uint8)))
 
 
-def polygons(mask: Mask) -> list[Polygon]:
+def polygons(mask: PlacedMask) -> list[Polygon]:
     """The exact outlines of the mask, along pixel edges, one polygon for each region.
 
     Every vertex is a corner between pixels, with integer coordinates. The areas, holes
     subtracted, sum to the mask's area; drawing them by pixel centres gives the mask back. Regions
     that touch only at a corner are polygons of their own.
     """
-    box = bounding_box(mask)
+    box = mask.box()
     if box is None:
         return []
-    x0, y0, x1, y1 = box
-    cut = np.pad(mask[y0:y1, x0:x1], 1)
+    cut = np.pad(mask.cut(box), 1)
     generator = contourpy.contour_generator(
         z=cut.astype(np.float32), fill_type=contourpy.FillType.OuterOffset
     )
     # The fill type fixes the form: for each region its points, and where in them each ring starts.
     regions = cast("OuterOffsets", generator.filled(0.5, 1.5))
     # contourpy counts from the centre of the padding's first pixel.
-    origin = np.array([x0 - 0.5, y0 - 0.5])
+    origin = np.array([box[0] - 0.5, box[1] - 0.5])
     found = []
     for points, offsets in zip(*regions, strict=True):
         rings = [_corners(points[start:end] + origin) for start, end in pairwise(offsets)]
@@ -118,21 +109,22 @@ def _corners(midpoints: NDArray[np.float64]) -> Ring:
 class Overlay:
     """The photo with masks drawn on it: tinted, outlined and labelled, a colour for each."""
 
-    def __init__(self, photo: NDArray[np.uint8]) -> None:
-        """`photo`: uint8 RGB (H, W, 3)."""
-        self._canvas = Image.fromarray(photo)
+    def __init__(self, photo: Image.Image) -> None:
+        """`photo`: RGB; it is drawn on."""
+        self._canvas = photo
         self._labels: list[tuple[tuple[int, int], str, tuple[int, int, int]]] = []
         longest = max(self._canvas.size)
         self._line = min(max(1, round(longest / 400)), 20)
         self._font = ImageFont.load_default(min(max(11.0, longest / 45), 200.0))
 
-    def add(self, mask: Mask, label: str) -> None:
-        """Draw one mask, bool (H, W); an empty one leaves no trace."""
-        box = bounding_box(mask)
+    def add(self, mask: PlacedMask, label: str) -> None:
+        """Draw one mask of the photo's size; an empty one leaves no trace."""
+        box = mask.box()
         if box is None:
             return
         colour = _PALETTE[len(self._labels) % len(_PALETTE)]
-        self._canvas.paste(colour, mask=Image.fromarray(mask.astype(np.uint8) * _TINT))
+        tint = Image.fromarray(mask.cut(box).astype(np.uint8) * _TINT)
+        self._canvas.paste(colour, box, mask=tint)
         draw = ImageDraw.Draw(self._canvas)
         for polygon in polygons(mask):
             for ring in (polygon.exterior, *polygon.holes):

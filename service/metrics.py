@@ -4,7 +4,7 @@ several applications. Nothing else in the service creates one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,14 +15,20 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
+from service.batcher import FailureKind
 from service.errors import problem_kinds
+from service.flight import BatchReport
+from service.request_record import RequestRecord
 
 SECONDS = (
     0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 8, 15, 30,
 )  # fmt: skip
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 CACHES = ("image", "text")
+FAILURES: tuple[FailureKind, ...] = ("exception", "out_of_memory")
 
 # `*_created` samples are gauges of a name that promtool's lint refuses beside a counter.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -36,12 +42,18 @@ class Metrics:
         self._count_requests()
         self._time_stages()
         self._watch_engine()
+        self._watch_caches()
         ProcessCollector(registry=self.registry)
 
     def _count_requests(self) -> None:
+        self.received = Counter(
+            "segvlm_received_total",
+            "Requests whose headers arrived; each ends in one code of segvlm_requests_total.",
+            registry=self.registry,
+        )
         self.requests = Counter(
             "segvlm_requests_total",
-            "Requests answered, by route template and status code.",
+            "Requests ended, by route template and status code.",
             ("route", "code"),
             registry=self.registry,
         )
@@ -86,9 +98,32 @@ class Metrics:
             buckets=BATCH_SIZES,
             registry=self.registry,
         )
+        self.batch_failures = Counter(
+            "segvlm_batch_failures_total",
+            "Batches that failed and were run again in parts, or failed for good, by cause.",
+            ("kind",),
+            registry=self.registry,
+        )
+        for failure in FAILURES:
+            self.batch_failures.labels(failure)
+        self.device_busy = Counter(
+            "segvlm_device_busy_seconds_total",
+            "Seconds in which the device worked on a batch; its rate is the share of time.",
+            registry=self.registry,
+        )
         self.queue_depth = Gauge(
             "segvlm_queue_depth",
             "(image, expression) pairs that wait for the device.",
+            registry=self.registry,
+        )
+        self.admitted_images = Gauge(
+            "segvlm_admitted_images",
+            "Images accepted and not yet answered.",
+            registry=self.registry,
+        )
+        self.admitted_images_limit = Gauge(
+            "segvlm_admitted_images_limit",
+            "Images that may be accepted at a time; one more gets a 503.",
             registry=self.registry,
         )
         self.model_ready = Gauge(
@@ -102,6 +137,8 @@ class Metrics:
             ("name", "version", "backend"),
             registry=self.registry,
         )
+
+    def _watch_caches(self) -> None:
         self.cache_hits = Counter(
             "segvlm_cache_hits_total",
             "Features found in a cache.",
@@ -114,26 +151,89 @@ class Metrics:
             ("cache",),
             registry=self.registry,
         )
+        self.cache_bytes = Gauge(
+            "segvlm_cache_bytes",
+            "Bytes of features that a cache holds.",
+            ("cache",),
+            registry=self.registry,
+        )
         for cache in CACHES:
             self.cache_hits.labels(cache)
             self.cache_misses.labels(cache)
+            self.cache_bytes.labels(cache)
 
     def _stage(self, stage: str, documentation: str) -> Histogram:
         return Histogram(
             f"segvlm_{stage}_seconds", documentation, buckets=SECONDS, registry=self.registry
         )
 
-    def announce_routes(self, routes: Iterable[str]) -> None:
-        """Create the series of each route, so that a rate over the first request is not lost."""
-        for route in routes:
-            self.requests.labels(route, "200")
-            self.request_seconds.labels(route)
+    def announce_route(self, route: str, codes: Iterable[int]) -> None:
+        """Create its series, so that a rate over the first answer of each code is not lost."""
+        for code in codes:
+            self.requests.labels(route, str(code))
+        self.request_seconds.labels(route)
 
-    def watch(self, depth: Callable[[], float], ready: Callable[[], bool]) -> None:
-        """Read the queue's depth and the readiness at each scrape."""
-        self.queue_depth.set_function(depth)
-        self.model_ready.set_function(lambda: float(ready()))
+    def watch(
+        self,
+        queue_depth: Callable[[], float],
+        admitted_images: Callable[[], float],
+        model_ready: Callable[[], float],
+        cache_bytes: Mapping[str, Callable[[], float]],
+        device_memory: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """Read these at each scrape."""
+        self.queue_depth.set_function(queue_depth)
+        self.admitted_images.set_function(admitted_images)
+        self.model_ready.set_function(model_ready)
+        for cache, read in cache_bytes.items():
+            self.cache_bytes.labels(cache).set_function(read)
+        self.registry.register(_DeviceMemory(device_memory))
+
+    # -- observed ------------------------------------------------------------------------------
+
+    def request_started(self) -> None:
+        """A request's headers arrived."""
+        self.received.inc()
+        self.inflight.inc()
+
+    def request_finished(self, record: RequestRecord) -> None:
+        """Count a request; the only place that does, so each is counted once."""
+        self.inflight.dec()
+        self.requests.labels(record.route, str(record.status)).inc()
+        if record.reason is not None:
+            self.rejected.labels(record.reason).inc()
+        seconds = record.finished_at - record.started_at
+        self.request_seconds.labels(record.route).observe(seconds)
+
+    def batch_finished(self, report: BatchReport) -> None:
+        """See `service.batcher.BatchObserver`."""
+        self.batch_size.observe(report.size)
+        self.inference_seconds.observe(report.finished_at - report.started_at)
+        self.device_busy.inc(report.finished_at - report.started_at)
+        for queued_at in report.queued_at:
+            self.queue_seconds.observe(max(0.0, report.started_at - queued_at))
+
+    def batch_failed(self, kind: FailureKind) -> None:
+        """See `service.batcher.BatchObserver`."""
+        self.batch_failures.labels(kind).inc()
 
     def exposition(self) -> bytes:
         """All series in the text format of Prometheus."""
         return generate_latest(self.registry)
+
+
+class _DeviceMemory(Collector):
+    """The GPU's memory; no series at all where the device has none of its own."""
+
+    def __init__(self, read: Callable[[], Mapping[str, int]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        kinds = self._read()
+        if kinds:
+            family = GaugeMetricFamily(
+                "segvlm_gpu_memory_bytes", "Memory of the GPU, by kind.", labels=["kind"]
+            )
+            for kind, value in kinds.items():
+                family.add_metric([kind], value)
+            yield family

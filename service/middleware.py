@@ -8,41 +8,63 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 import uuid
 from collections.abc import Callable
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import InternalError, QueueFull, ServiceError, TooLarge, UploadTooSlow
+from service.errors import (
+    Draining,
+    InternalError,
+    QueueFull,
+    ServiceError,
+    TooLarge,
+    UploadTooSlow,
+)
 from service.metrics import Metrics
+from service.request_record import UNMATCHED, RequestRecord, current_request_id
 from service.settings import Settings
+from service.stages import StageTimes
 
 logger = logging.getLogger("segvlm.request")
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_UNMATCHED = "unmatched"  # one label for all paths that no route has, or a scanner makes thousands
 
 
 class RequestObserver:
-    """Gives each request an id, counts and times it, and answers what nothing else caught."""
+    """Gives each request an id, and counts, times and logs it once, whatever becomes of it.
+
+    It is the outermost, so it also answers what nothing else caught. `scope["state"]` carries what
+    the layers inside say of the request: `request_id`, `times`, and `reason` if it was refused.
+    """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, problem: Callable[[Scope, ServiceError], Response]
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        problem: Callable[[Scope, ServiceError], Response],
+        record: Callable[[RequestRecord], None],
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._problem = problem
+        self._record = record
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        times = StageTimes()
+        state = scope.setdefault("state", {})
+        started = times.clock()
+        state.update(request_id=request_id, times=times, arrived_at=started, reason=None)
+        token = current_request_id.set(request_id)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -52,20 +74,34 @@ class RequestObserver:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        started = time.monotonic()
-        self._metrics.inflight.inc()
+        self._metrics.request_started()
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            logger.exception("request %s failed", request_id)
+            logger.exception("an unexpected fault")
             if status:
                 raise  # the answer has begun; only closing the connection is left
             await self._problem(scope, InternalError())(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if not status:  # cut off at the end of the shutdown
+                status, state["reason"] = Draining.status, Draining.reason
+            raise
         finally:
-            self._metrics.inflight.dec()
-            route = getattr(scope.get("route"), "path", _UNMATCHED)
-            self._metrics.requests.labels(route, str(status or 500)).inc()
-            self._metrics.request_seconds.labels(route).observe(time.monotonic() - started)
+            record = RequestRecord(
+                request_id=request_id,
+                method=scope["method"],
+                path=quote(scope["path"]),  # a line break in it would forge a line of the log
+                route=getattr(scope.get("route"), "path", UNMATCHED),
+                status=status or InternalError.status,
+                reason=state["reason"],
+                traceparent=headers.get("traceparent"),
+                started_at=started,
+                finished_at=times.clock(),
+                stages=tuple(times.stages),
+            )
+            self._metrics.request_finished(record)
+            self._record(record)
+            current_request_id.reset(token)
 
 
 class BodyLimit:

@@ -1,69 +1,74 @@
 """One request from its bytes to the bytes of its answer: decode, letterbox, model, masks.
 
 What costs CPU runs in a small thread pool of our own, never on the event loop; the model runs in
-the engine's thread. The same pipeline serves HTTP and the command line.
+the engine's thread. The same pipeline serves every protocol and the command line; a
+`service.translation` says how a request is read and its answer written.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from model.preprocess import Letterbox, letterbox_image
-from service import answers, mask_formats
+from model.preprocess import letterbox_geometry, letterbox_picture
+from service import answers
 from service.answers import Finding, FoundMask
-from service.batcher import Completed
-from service.engine import Engine, EngineSlot, ImageInput, TextInput
+from service.engine import Engine, EngineSlot
 from service.errors import DeadlineExceeded, EngineStopped
-from service.image_input import decode_image
-from service.negotiation import AnswerKind, choose_answer
-from service.request_parsing import RawRequest, SegmentTask, parse_task
-from service.schemas import SegmentResult, Timings
+from service.image_input import decode_photo
+from service.inference import ImageInput, Logits, TextInput, content_key
+from service.request_parsing import SegmentTask
+from service.schemas import Timings
 from service.settings import Settings
+from service.stages import StageTimes
+from service.submission import Completed
+from service.translation import Findings, Payload, Translation
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The body of a successful answer."""
+    """A successful answer and what it took."""
 
-    body: bytes
-    media_type: str
+    payload: Payload
     timings: Timings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Place:
     """An admitted request: its slot, when it came and when it must be answered."""
 
     slot: EngineSlot
     started: float
     deadline: float
+    seconds: float
+    """What its deadline is called in the answer to whom it is too short."""
+    limit: asyncio.Timeout
+
+    def shorten(self, seconds: float) -> None:
+        """Answer within `seconds` of the start, if that is sooner."""
+        sooner = self.started + seconds
+        if sooner < self.deadline:
+            when = self.limit.when()
+            assert when is not None
+            self.limit.reschedule(when - (self.deadline - sooner))
+            self.deadline, self.seconds = sooner, seconds
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
+    """A request that is ready for the model."""
+
+    task: SegmentTask
     image: ImageInput
     texts: list[TextInput]
-    geometry: Letterbox
-    decode_seconds: float
-    preprocess_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Inferred:
-    findings: list[Finding]
-    queue_seconds: float
-    inference_seconds: float
 
 
 class Pipeline:
@@ -79,128 +84,143 @@ class Pipeline:
         """Drop what has not started; running work ends by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, raw: RawRequest, accept: str) -> Answer:
-        """Parse and serve an HTTP request; `accept` is its Accept header.
+    async def answer(
+        self,
+        translation: Translation,
+        times: StageTimes,
+        timeout: float | None = None,
+        arrived_at: float = 0.0,
+    ) -> Answer:
+        """Read, serve and write one request.
 
         The place in the queue comes first, so that an overloaded service refuses before it parses
         or decodes anything. Being cancelled drops whatever has not started. Raises any member of
         `service.errors` but those of the routing.
-        """
-        async with self._admitted() as place:
-            task = await self._in_pool(functools.partial(parse_task, raw, self._settings))
-            del raw  # the task has the image: two copies need not wait for the model
-            return await self._segment(place, task, choose_answer(task, accept))
 
-    async def segment(self, task: SegmentTask, kind: AnswerKind) -> Answer:
-        """Serve a task that is already parsed; as `answer` otherwise."""
-        async with self._admitted() as place:
-            return await self._segment(place, task, kind)
+        Args:
+            timeout: seconds from `arrived_at`, by the engine's clock, that the caller will wait.
+                It can only shorten what the settings allow; so can the task's own.
+        """
+        seconds = self._settings.timeout
+        deadline = self._clock() + seconds
+        if timeout is not None:
+            deadline = min(deadline, arrived_at + timeout)
+            seconds = min(seconds, timeout)
+        async with self._admitted(deadline, seconds) as place:
+            return await self._serve(place, translation, times)
 
     @asynccontextmanager
-    async def _admitted(self) -> AsyncIterator[_Place]:
-        """A place in the engine's queue until the answer, or until its deadline."""
+    async def _admitted(self, deadline: float, seconds: float) -> AsyncIterator[_Place]:
+        """A place in the engine's queue until the answer, or until `deadline`, `seconds` away."""
         started = self._clock()
-        seconds = self._settings.request_timeout
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(deadline - started) as limit:
                 with self._engine.admit() as slot:
-                    yield _Place(slot, started, started + seconds)
+                    place = _Place(slot, started, deadline, seconds, limit)
+                    yield place
         except TimeoutError:
-            raise DeadlineExceeded(seconds) from None
+            raise DeadlineExceeded(place.seconds) from None
 
-    async def _segment(self, place: _Place, task: SegmentTask, kind: AnswerKind) -> Answer:
-        prepared = await self._in_pool(lambda: self._prepare(task))
+    async def _serve(self, place: _Place, translation: Translation, times: StageTimes) -> Answer:
+        prepared = await self._in_pool(lambda: self._prepare(translation, times))
+        if prepared.task.timeout is not None:
+            place.shorten(prepared.task.timeout)
         submitted = self._clock()
         outputs = await self._engine.submit(
             place.slot, prepared.image, prepared.texts, place.deadline
         )
-        inferred = _collect(task, prepared, outputs, self._clock() - submitted)
-        return await self._in_pool(lambda: self._finish(place, task, kind, prepared, inferred))
+        self._note_model(outputs, submitted, times)
+        logits = [output.result for output in outputs]
+        return await self._in_pool(
+            lambda: self._finish(place, translation, prepared, logits, times)
+        )
 
     async def _in_pool(self, work: Callable[[], Value]) -> Value:
+        context = contextvars.copy_context()  # the request's id, for log lines
         try:
-            waiting = asyncio.get_running_loop().run_in_executor(self._pool, work)
+            waiting = asyncio.get_running_loop().run_in_executor(
+                self._pool, functools.partial(context.run, work)
+            )
         except RuntimeError as error:  # the pool is closed: the process is past its shutdown
             raise EngineStopped() from error
         return await waiting
 
+    def _note_model(
+        self, outputs: Sequence[Completed[Logits]], submitted: float, times: StageTimes
+    ) -> None:
+        """Split the time since `submitted` into the batches that held the request and waiting."""
+        batches = {output.batch: output for output in outputs}
+        waiting_since = submitted
+        for number, output in sorted(batches.items()):
+            times.add("queue", waiting_since, max(waiting_since, output.started_at))
+            begun = max(waiting_since, output.started_at)  # of two batches at once, the later part
+            waiting_since = max(begun, output.finished_at)
+            times.add("inference", begun, waiting_since, batch=number)
+        times.add("queue", waiting_since, max(waiting_since, self._clock()))
+
     # -- in the pool ---------------------------------------------------------------------------
 
-    def _prepare(self, task: SegmentTask) -> _Prepared:
-        started = self._clock()
-        pixels = decode_image(task.image, self._settings.max_pixels)
-        decoded = self._clock()
-        square, geometry = letterbox_image(pixels, self._engine.spec.image_size)
-        image = ImageInput.of(square)
-        texts = self._engine.tokenize(task.expressions)
-        finished = self._clock()
-        self._engine.metrics.decode_seconds.observe(decoded - started)
-        self._engine.metrics.preprocess_seconds.observe(finished - decoded)
-        return _Prepared(image, texts, geometry, decoded - started, finished - decoded)
+    def _prepare(self, translation: Translation, times: StageTimes) -> _Prepared:
+        metrics = self._engine.metrics
+        with times.stage("parse"):
+            task = translation.read()
+        key = content_key(task.image)
+        image = self._engine.recall(key)
+        if image is None:
+            side = self._engine.spec.image_size
+            with times.stage("decode"):
+                photo = decode_photo(task.image, self._settings.max_pixels, least=side)
+            metrics.decode_seconds.observe(times.seconds("decode"))
+        with times.stage("preprocess"):
+            if image is None:
+                geometry = letterbox_geometry(photo.height, photo.width, side)
+                image = ImageInput(key, letterbox_picture(photo.picture, geometry), geometry)
+            texts = self._engine.tokenize(task.expressions)
+        metrics.preprocess_seconds.observe(times.seconds("preprocess"))
+        return _Prepared(task, image, texts)
 
     def _finish(
         self,
         place: _Place,
-        task: SegmentTask,
-        kind: AnswerKind,
+        translation: Translation,
         prepared: _Prepared,
-        inferred: _Inferred,
+        logits: Sequence[Logits],
+        times: StageTimes,
     ) -> Answer:
-        started = self._clock()
-        masks = self._masks(task, prepared.geometry, inferred.findings, place.deadline)
-        picture = b""
-        results: list[SegmentResult] = []
-        if kind.name == "json":
-            results = [answers.describe(found, task.options) for found in masks]
-        elif kind.name == "mask":
-            picture = mask_formats.encode_png(next(masks).mask)
-        else:
-            # Decoded a second time: keeping every queued photo in full would cost far more memory.
-            photo: NDArray[np.uint8] = decode_image(task.image, self._settings.max_pixels)
-            picture = answers.draw_overlay(photo, masks, kind.media_type)
-        finished = self._clock()
-        self._engine.metrics.postprocess_seconds.observe(finished - started)
-        timings = Timings(
-            decode=_milliseconds(prepared.decode_seconds),
-            preprocess=_milliseconds(prepared.preprocess_seconds),
-            queue=_milliseconds(inferred.queue_seconds),
-            inference=_milliseconds(inferred.inference_seconds),
-            postprocess=_milliseconds(finished - started),
-            total=_milliseconds(finished - place.started),
+        image = prepared.task.image
+        begun = self._clock()
+
+        @functools.cache  # the header says the same as the body
+        def timings() -> Timings:
+            now = self._clock()
+            return answers.timings(times, now - place.started, postprocess=now - begun)
+
+        payload = translation.write(
+            Findings(
+                spec=self._engine.spec,
+                task=prepared.task,
+                geometry=prepared.image.geometry,
+                masks=self._masks(prepared, logits, place.deadline),
+                timings=timings,
+                photo=lambda: decode_photo(image, self._settings.max_pixels).picture,
+            )
         )
-        if kind.name == "json":
-            spec = self._engine.spec
-            picture = answers.render_json(spec, prepared.geometry, results, timings)
-        return Answer(picture, kind.media_type, timings)
+        taken = timings()
+        finished = self._clock()
+        times.add("postprocess", begun, finished)
+        self._engine.metrics.postprocess_seconds.observe(finished - begun)
+        return Answer(payload, taken)
 
     def _masks(
-        self, task: SegmentTask, geometry: Letterbox, findings: list[Finding], deadline: float
+        self, prepared: _Prepared, logits: Sequence[Logits], deadline: float
     ) -> Iterator[FoundMask]:
         """Each finding's mask, one at a time; a thread cannot be cancelled, so it looks itself."""
+        task = prepared.task
         threshold = task.options.threshold
         if threshold is None:
             threshold = self._engine.spec.threshold
-        for finding in findings:
+        for expression, text, each in zip(task.expressions, prepared.texts, logits, strict=True):
             if self._clock() > deadline:
-                raise DeadlineExceeded(self._settings.request_timeout)
-            yield answers.restore(finding, geometry, threshold)
-
-
-def _collect(
-    task: SegmentTask,
-    prepared: _Prepared,
-    outputs: list[Completed[NDArray[np.float32]]],
-    elapsed: float,
-) -> _Inferred:
-    """Pair the outputs with their expressions; split `elapsed` into waiting and the model."""
-    findings = [
-        Finding(expression, text.truncated, output.result)
-        for expression, text, output in zip(task.expressions, prepared.texts, outputs, strict=True)
-    ]
-    batches = {output.batch: output.seconds for output in outputs}
-    inference = min(sum(batches.values()), elapsed)
-    return _Inferred(findings, elapsed - inference, inference)
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(1000 * seconds, 3)
+                raise TimeoutError
+            finding = Finding(expression, text.truncated, each)
+            yield answers.restore(finding, prepared.image.geometry, threshold)

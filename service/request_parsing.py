@@ -26,6 +26,7 @@ JSON = "application/json"
 _OPTIONS = tuple(SegmentOptions.model_fields)
 _LONGEST_OPTION = 64  # bytes; the longest that is valid has 9
 _DATA_URL = re.compile(r"\s*data:[\w/+.;=-]*;base64,", re.ASCII)
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _WHITESPACE = str.maketrans("", "", " \t\r\n")  # `base64 photo.jpg` wraps its lines
 
 _HINT = (
@@ -36,21 +37,35 @@ _HINT = (
 
 @dataclass(frozen=True, slots=True)
 class SegmentTask:
-    """What one request asks for; every field is within its limits."""
+    """What one request asks for; every field is within its limits.
+
+    `timeout`: seconds within which its body wants the answer, in protocols that say it there.
+    """
 
     image: bytes
     expressions: tuple[str, ...]
     options: SegmentOptions
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RawRequest:
-    """A request as it came: the whole body, its two headers that matter, the query's pairs."""
+    """A request as it came: the whole body, its headers that matter, the query's pairs."""
 
     body: bytes
     content_type: str
     content_encoding: str
     query: Sequence[tuple[str, str]]
+
+
+def parse_timeout(value: str | None) -> float | None:
+    """The header X-Request-Timeout as seconds; None where it was not sent. Raises InvalidField."""
+    if value is None:
+        return None
+    if _SECONDS.fullmatch(value.strip()) is None or float(value) <= 0:
+        message = "not a number of seconds above 0; send for example X-Request-Timeout: 2.5"
+        raise InvalidField([("X-Request-Timeout", message)])
+    return float(value)
 
 
 def parse_task(raw: RawRequest, settings: Settings) -> SegmentTask:

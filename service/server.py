@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from types import FrameType
 
@@ -13,6 +14,10 @@ from service.engine import Engine
 from service.settings import Settings
 
 logger = logging.getLogger("segvlm.server")
+
+# Seconds that an idle connection stays open: longer than balancers and clients keep theirs (60 is
+# common), because whoever closes second may just have sent a request into the closing.
+_KEEP_ALIVE = 75
 
 
 class Server(uvicorn.Server):
@@ -29,9 +34,10 @@ class Server(uvicorn.Server):
                 create_app(settings, engine),
                 host=settings.host,
                 port=settings.port,
-                access_log=settings.access_log,
+                access_log=False,  # ours names the request's id and the time of each stage
                 log_config=None,
                 server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE,
                 timeout_graceful_shutdown=round(settings.shutdown_timeout),
             )
         )
@@ -40,6 +46,10 @@ class Server(uvicorn.Server):
         self._engine = engine
         self._announced = False
         self._told_at: float | None = None
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until stopped. Raises ValueError if the address cannot be listened on."""
+        super().run(sockets or _bind(self._settings.host, self._settings.port))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Runs inside a signal handler, so it only notes; `on_tick` acts within 0.1 s.
@@ -61,7 +71,7 @@ class Server(uvicorn.Server):
         if self._told_at is not None:
             self._drain(time.monotonic() - self._told_at)
         elif not self._engine.alive:
-            logger.critical("the model's worker has died; exiting for the supervisor to restart")
+            logger.critical("exiting for the supervisor to restart: %s", self._engine.fault)
             self.exit_code = 1
             self.should_exit = True
         return await super().on_tick(counter)
@@ -87,3 +97,28 @@ class Server(uvicorn.Server):
             f"{url}/segment",
             flush=True,
         )
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address that `host` means; uvicorn listens on them when it is ready.
+
+    Left to uvicorn, a fault would end the process with a line that names no address.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            sockets.append(socket.socket(family, kind))
+            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # 0.0.0.0 may have the same port
+                sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sockets[-1].bind(address)
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        raise ValueError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; choose another address or "
+            "port with SEGVLM_HOST and SEGVLM_PORT"
+        ) from error
+    return sockets

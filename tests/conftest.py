@@ -1,10 +1,14 @@
-"""Where things are: the repository, the shared material beside it, the committed bundle."""
+"""What all tests share: where things are, and one network with its ONNX graphs."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from model.segvlm import SegVLM
 
 _REPO_ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,3 +35,22 @@ def default_bundle() -> Path:
     if not (path / "config.json").is_file():
         pytest.fail(f"{path} has no config.json: the default bundle belongs to the repository")
     return path
+
+
+@pytest.fixture(scope="session")
+def lively_lite() -> SegVLM:
+    """`segvlm-lite` at 64 px with random weights, in evaluation mode. Not to be changed."""
+    from model.config import preset_config
+    from tests.lively import lively
+
+    return lively(preset_config("segvlm-lite", image_size=64))
+
+
+@pytest.fixture(scope="session")
+def lively_graphs(lively_lite: SegVLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the ONNX graphs of `lively_lite`; making them takes half a minute."""
+    from training.exporting.onnx_files import export_graphs
+
+    directory = tmp_path_factory.mktemp("lively")
+    export_graphs(lively_lite, directory)
+    return directory

@@ -7,11 +7,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 from model.bundle import GRAPH_FILES, Bundle
+from model.probe import TOLERANCES, draw_images
 from training.__main__ import main
+from training.onnx_graphs import OnnxGraphs
 
 # What evaluation repeats: other machines order floating-point sums otherwise.
 TOLERANCE = 0.002
@@ -44,6 +47,13 @@ def test_it_tells_how_it_was_made_and_how_equal_its_graphs_are(bundle: Bundle) -
     for measured in (bundle.config.parity["random"], bundle.config.parity["real"]):
         assert measured["logits"] <= 1e-3
         assert measured["mask_iou"] >= 0.999
+
+
+def test_its_graphs_answer_its_probe(bundle: Bundle) -> None:
+    graphs, probe = OnnxGraphs(bundle.graphs()), bundle.probe()
+    answer = graphs.decode(graphs.encode_image(probe.images), graphs.encode_text(probe.tokens))
+    assert probe.difference(answer) <= TOLERANCES["fp32"] / 10
+    assert np.array_equal(probe.images, draw_images(bundle.config.image_size))
 
 
 def test_the_documents_quote_its_scores(bundle: Bundle, repo_root: Path) -> None:

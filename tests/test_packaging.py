@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -15,7 +16,14 @@ ROOMS = ("model", "training", "service")
 # Which extras are installed where a file is imported.
 EXTRAS = {"model": ("train",), "training": ("train",), "service": ("serve",)}
 # Distributions that are not called what one imports.
-PROVIDERS = {"PIL": "pillow", "open_clip": "open-clip-torch", "yaml": "pyyaml"}
+PROVIDERS = {
+    "PIL": "pillow",
+    "open_clip": "open-clip-torch",
+    "opentelemetry": "opentelemetry-sdk",
+    "pythonjsonlogger": "python-json-logger",
+    "yaml": "pyyaml",
+}
+TORCH_BACKENDS = ("torch", "onnx_gpu")
 TORCH_FREE_MODEL = {"__init__", "bundle", "config", "preprocess", "tokenizer"}
 
 
@@ -53,6 +61,8 @@ def imported(source: str) -> set[str]:
 
 def undeclared(names: set[str], available: set[str]) -> set[str]:
     """The imported names that no declared distribution provides."""
+    if "onnxruntime-gpu" in available:  # the same module in another distribution
+        available = available | {"onnxruntime"}
     return {name for name in names if PROVIDERS.get(name, distribution(name)) not in available}
 
 
@@ -60,8 +70,10 @@ def extras_of(file: Path, room: str) -> tuple[str, ...]:
     """The extras that stand behind a file; the torch-free half of model has only the base."""
     if room == "model" and file.stem in TORCH_FREE_MODEL:
         return ()
-    if file.parent.name == "backends" and file.stem.startswith("torch"):
+    if file.parent.name == "backends" and file.stem.startswith(TORCH_BACKENDS):
         return ("serve-gpu",)
+    if file.name == "tracing.py":
+        return ("serve", "traces")
     return EXTRAS[room]
 
 
@@ -73,6 +85,19 @@ def test_imports_are_declared(room: str, repo_root: Path, project: dict[str, Any
         if found := undeclared(imported(file.read_text(encoding="utf-8")), available):
             missing[file.relative_to(repo_root).as_posix()] = found
     assert not missing, "add them to pyproject.toml and constraints.txt"
+
+
+def test_the_torch_backends_have_all_that_they_load(
+    repo_root: Path, project: dict[str, Any]
+) -> None:
+    """They build the network, so they need what `model` needs for that."""
+    loaded = "import sys, service.backends.torch, service.backends.torchscript; print(*sys.modules)"
+    finished = subprocess.run(
+        [sys.executable, "-c", loaded], cwd=repo_root, capture_output=True, text=True, check=True
+    )
+    names = {"torch", "torchvision", "timm", "open_clip", "safetensors"}
+    assert names <= set(finished.stdout.split())
+    assert undeclared(names, declared(project, "serve-gpu")) == set()
 
 
 def test_undeclared_catches() -> None:

@@ -1,238 +1,219 @@
-"""From a trained network to a bundle: three ONNX graphs, each checked against the network."""
+"""From a trained network to a bundle: every artifact made, checked against the network, joined."""
 
 from __future__ import annotations
 
 import copy
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import onnx
 import onnxruntime
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from model.bundle import BundleConfig, write_bundle
-from model.config import SegVLMConfig
+from model.bundle import (
+    GRAPH_FILES,
+    PROBE_FILE,
+    STAGES,
+    TOKENIZER_FILE,
+    TORCHSCRIPT_FILES,
+    WEIGHTS_FILE,
+    BundleConfig,
+    write_bundle,
+)
+from model.checkpoint import load, save
 from model.segvlm import SegVLM
 from model.tokenizer import Tokenizer
 
-from .parity import PYRAMID, TEXT, Graphs, compare, complaints, random_requests, split_requests
-
-OPSET = 20
-"""DeformConv is standard from 19; TensorRT 10 reads up to 20 and more."""
-
-RealInputs = tuple[NDArray[np.uint8], NDArray[np.int64]]
-
-
-class ExportError(ValueError):
-    """The graphs are not what was promised; nothing was written."""
-
-
-class _Stage(NamedTuple):
-    file: str
-    method: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+from .data.lmdb_store import PhraseStore
+from .exporting.errors import ExportError as ExportError
+from .exporting.half_precision import export_half_precision
+from .exporting.iou_loss import MOST_IOU_LOSS, REFERENCE, measure_costs
+from .exporting.onnx_files import export_graphs
+from .exporting.proof import Proof, RealInputs
+from .exporting.quantisation import calibration_requests, export_int8
+from .exporting.torchscript import export_torchscript
+from .onnx_graphs import OnnxGraphs
+from .predictors import GraphsPredictor
+from .torch_graphs import TorchGraphs
 
 
-_STAGES = (
-    _Stage("image_encoder.onnx", "encode_image", ("image",), PYRAMID),
-    _Stage("text_encoder.onnx", "encode_text", ("tokens",), TEXT),
-    _Stage("mask_decoder.onnx", "decode", (*PYRAMID, *TEXT), ("logits",)),
-)
+@dataclass(frozen=True)
+class Description:
+    """What a bundle says of its model that the network itself does not know."""
+
+    name: str
+    version: str
+    threshold: float
+    """Probability above which a pixel belongs to the mask."""
+    training: Mapping[str, Any]
+    """JSON values: how the model was made."""
+    scores: Mapping[str, Any]
+    """JSON values: what evaluation measured."""
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What a bundle holds beside tokenizer, probe and the float32 ONNX graphs."""
+
+    torchscript: bool = True
+    safetensors: bool = True
+    fp16: bool = False
+    """ONNX graphs in float16, for GPUs."""
+    int8: bool = False
+    """ONNX graphs in int8, for CPUs."""
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The precisions whose cost is measured."""
+        return tuple(name for name in ("fp16", "int8") if getattr(self, name))
 
 
 def export_bundle(
     model: SegVLM,
     tokenizer: Tokenizer,
     out: Path,
+    description: Description,
+    artifacts: Artifacts = Artifacts(),
     *,
-    name: str,
-    version: str,
-    threshold: float,
-    training: dict[str, Any],
-    scores: dict[str, Any],
     real_inputs: RealInputs | None = None,
+    store: PhraseStore | None = None,
     overwrite: bool = False,
 ) -> BundleConfig:
     """Export `model` as the bundle `out`, and prove it equal to the network.
 
-    Every graph runs on random and `real_inputs`, in batches of 1, 3 and more; each output must be
-    within 1e-3 of its largest value, the masks' IoU at least 0.999. `parity` keeps the differences.
+    Everything in float32 runs on random and `real_inputs`, in batches of 1, 3 and more; each output
+    must be within 1e-3 of its largest value, the masks' IoU at least 0.999. `parity` keeps the
+    differences. fp16 and int8 may lose half a point of mean IoU; `precisions` keeps what they lose.
 
     Args:
         model: any preset; left as it is (an evaluation-mode copy on the CPU is exported).
         tokenizer: what the model was trained with.
         out: the directory to create; an existing bundle only gives way with `overwrite`.
-        name, version: of the model, for whoever is served by it.
-        threshold: probability above which a pixel belongs to the mask.
-        training, scores: JSON values: how the model was made, what evaluation measured.
         real_inputs: letterboxed images (N, S, S, 3) uint8 and their expressions (N, L) int64.
+        store: with train photos to calibrate int8 on and val phrases to measure fp16 and int8 on.
 
     Returns:
         What `config.json` holds.
 
     Raises:
-        ExportError: if a graph holds operators that are not standard ONNX, or differs.
+        ExportError: if a graph holds operators that are not standard ONNX, or an artifact differs
+            or loses too much, or fp16 or int8 is asked for without a store.
         model.bundle.BundleError: if the bundle cannot be written.
     """
     if out.exists() and not overwrite:
         raise ExportError(f"{out} exists; choose another directory, or allow overwriting")
+    if artifacts.variants and store is None:
+        raise ExportError(
+            f"{' and '.join(artifacts.variants)} graphs are measured on a phrase store and there "
+            "is none; name one with --data"
+        )
     model = copy.deepcopy(model).cpu().float().eval()
-    config = model.config
-    if real_inputs is not None:
-        _check_real_inputs(config, *real_inputs)
     with tempfile.TemporaryDirectory(prefix="segvlm-export-") as folder:
         directory = Path(folder)
-        export_graphs(model, directory)
-        parity = _prove(model, directory, threshold, real_inputs)
-        tokenizer.save(directory / "tokenizer.json")
-        description = BundleConfig(
-            name=name,
-            version=version,
-            preset=config.preset,
-            image_size=config.image_size,
-            word_length=config.word_length,
-            threshold=threshold,
-            mean=config.mean,
-            std=config.std,
-            training=training,
-            scores=scores,
-            parity=parity,
-        )
+        proof = Proof(model, tokenizer, description.threshold, real_inputs)
+        parity, precisions = _make(model, directory, artifacts, proof), {}
+        if store is not None and artifacts.variants:
+            parity |= _make_variants(model, tokenizer, directory, artifacts, proof, store)
+            predictors = _predictors(model, tokenizer, directory, artifacts)
+            precisions = _costs(predictors, store, description.threshold)
+        proof.probe.save(directory / PROBE_FILE)
+        tokenizer.save(directory / TOKENIZER_FILE)
         files = {path.name: path for path in directory.iterdir()}
-        return write_bundle(out, description, files, overwrite).config
+        config = _config(model, description, parity, precisions)
+        return write_bundle(out, config, files, overwrite).config
 
 
-def _check_real_inputs(
-    config: SegVLMConfig, images: NDArray[np.uint8], tokens: NDArray[np.int64]
-) -> None:
-    count, size = len(images), config.image_size
-    expected = ((count, size, size, 3), (count, config.word_length))
-    if count == 0 or (images.shape, tokens.shape) != expected:
-        raise ExportError(
-            f"real_inputs must be images {expected[0]} and tokens {expected[1]}, at least one of "
-            f"each, not {images.shape} and {tokens.shape}"
-        )
-
-
-def export_graphs(model: SegVLM, directory: Path) -> None:
-    """Write image_encoder.onnx, text_encoder.onnx and mask_decoder.onnx into `directory`.
-
-    Args:
-        model: in evaluation mode, on the CPU.
-
-    Raises:
-        ExportError: if a graph holds an operator outside the ONNX standard.
-    """
+def _config(
+    model: SegVLM,
+    description: Description,
+    parity: dict[str, Any],
+    precisions: dict[str, dict[str, Any]],
+) -> BundleConfig:
     config = model.config
-    # Two of everything: a batch of one would be taken for a constant.
-    values: dict[str, Tensor] = {
-        "image": torch.zeros(2, config.image_size, config.image_size, 3, dtype=torch.uint8),
-        "tokens": torch.ones(2, config.word_length, dtype=torch.int64),
-    }
-    for stage in _STAGES:
-        module = _StageModule(model, stage.method).eval()
-        arguments = tuple(values[name] for name in stage.inputs)
-        with torch.inference_mode():
-            outputs = module(*arguments)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        values |= {n: v.clone() for n, v in zip(stage.outputs, outputs, strict=True)}
-        path = directory / stage.file
-        _write_graph(module, arguments, stage, path)
-        foreign = non_standard_operators(path)
-        if foreign:
-            raise ExportError(
-                f"{stage.file} holds operators outside the ONNX standard: {', '.join(foreign)}; "
-                "the pinned torch (constraints.txt) exports none"
-            )
-
-
-def non_standard_operators(path: Path) -> list[str]:
-    """`domain::operator` of every node in the ONNX file that plain ONNX does not define."""
-    graph = onnx.load(path, load_external_data=False)
-    nodes = [*graph.graph.node, *(node for function in graph.functions for node in function.node)]
-    domains = ("", "ai.onnx")
-    return sorted(
-        {f"{node.domain}::{node.op_type}" for node in nodes if node.domain not in domains}
+    return BundleConfig(
+        name=description.name,
+        version=description.version,
+        preset=config.preset,
+        image_size=config.image_size,
+        word_length=config.word_length,
+        threshold=description.threshold,
+        mean=config.mean,
+        std=config.std,
+        training=dict(description.training),
+        scores=dict(description.scores),
+        parity=parity,
+        precisions=precisions,
     )
 
 
-class _StageModule(nn.Module):
-    """One of SegVLM's three stages as a module of its own, which is what exporters take."""
-
-    def __init__(self, model: SegVLM, method: str) -> None:
-        super().__init__()
-        self.model = model
-        self.method = method
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return getattr(self.model, self.method)(*inputs)
-
-
-def _write_graph(
-    module: nn.Module, arguments: tuple[Tensor, ...], stage: _Stage, path: Path
-) -> None:
-    batch = torch.export.Dim("batch")
-    with _quiet_exporter():
-        program = torch.onnx.export(
-            module,
-            arguments,
-            input_names=stage.inputs,
-            output_names=stage.outputs,
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes=(tuple({0: batch} for _ in arguments),),
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None  # dynamo=True without a file returns the program
-    program.save(path, external_data=False)
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """The exporter narrates constants that it cannot fold and axes that share a name."""
-    logger = logging.getLogger("onnxscript")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=".*axis name.*will not be used", category=UserWarning
-            )
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _prove(
-    model: SegVLM, directory: Path, threshold: float, real_inputs: RealInputs | None
-) -> dict[str, Any]:
-    """`parity` of config.json, or ExportError."""
-    graphs = Graphs(directory)
-    config = model.config
-    trials = {"random": random_requests(config.image_size, config.word_length)}
-    if real_inputs is not None:
-        trials["real"] = split_requests(*real_inputs)
-    parity: dict[str, Any] = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
-    for kind, requests in trials.items():
-        try:
-            measured = compare(model, graphs, requests, threshold)
-        except ValueError as error:
-            raise ExportError(f"on {kind} input, {error}") from error
-        told = complaints(measured)
-        if told:
-            raise ExportError(
-                f"the exported graphs differ from the network on {kind} input: {'; '.join(told)}; "
-                "nothing was written. The pins of constraints.txt are known to agree"
-            )
-        parity[kind] = measured
+def _make(model: SegVLM, directory: Path, artifacts: Artifacts, proof: Proof) -> dict[str, Any]:
+    """Make everything in float32 in `directory`; `parity` of config.json."""
+    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    export_graphs(model, directory)
+    parity = {**versions, **proof.measure("the ONNX graphs", _onnx(directory))}
+    if artifacts.torchscript:
+        export_torchscript(model, directory)
+        graphs = TorchGraphs.of_torchscript([directory / name for name in TORCHSCRIPT_FILES])
+        parity["torchscript"] = proof.measure("TorchScript", graphs)
+    if artifacts.safetensors:
+        path = directory / WEIGHTS_FILE
+        save(model, path)
+        parity["safetensors"] = proof.measure(path.name, TorchGraphs.of_network(load(path)))
     return parity
+
+
+def _make_variants(
+    model: SegVLM,
+    tokenizer: Tokenizer,
+    directory: Path,
+    artifacts: Artifacts,
+    proof: Proof,
+    store: PhraseStore,
+) -> dict[str, Any]:
+    """Make the variants beside the float32 graphs; `parity` of each."""
+    if artifacts.fp16:
+        export_half_precision(directory)
+    if artifacts.int8:
+        export_int8(directory, calibration_requests(store, tokenizer, model.config))
+    return {
+        name: proof.measure(f"the {name} ONNX graphs", _onnx(directory, name), name)
+        for name in artifacts.variants
+    }
+
+
+def _costs(
+    predictors: Mapping[str, GraphsPredictor], store: PhraseStore, threshold: float
+) -> dict[str, dict[str, Any]]:
+    """`precisions` of config.json, or ExportError."""
+    costs = measure_costs(predictors, store, threshold)
+    for name, cost in costs.items():
+        if cost["iou_loss"] > MOST_IOU_LOSS:
+            scores = f"{cost['mean_iou_fp32']:.4f} to {cost['mean_iou']:.4f}"
+            raise ExportError(
+                f"the {name} graphs lose {100 * cost['iou_loss']:.2f} points of mean IoU on "
+                f"{cost['phrases']} phrases ({scores}), "
+                f"more than {100 * MOST_IOU_LOSS}; nothing was written. Leave --{name} out"
+            )
+    return costs
+
+
+def _predictors(
+    model: SegVLM, tokenizer: Tokenizer, directory: Path, artifacts: Artifacts
+) -> dict[str, GraphsPredictor]:
+    config = model.config
+    return {
+        name: GraphsPredictor(
+            _onnx(directory, name), tokenizer, config.image_size, config.word_length
+        )
+        for name in (REFERENCE, *artifacts.variants)
+    }
+
+
+def _onnx(directory: Path, precision: str = REFERENCE) -> OnnxGraphs:
+    """The graphs of a precision; a stage without one of its own is in float32."""
+    files = [directory / f"{stage}.{precision}.onnx" for stage in STAGES]
+    plain = [directory / name for name in GRAPH_FILES]
+    chosen = [file if file.exists() else other for file, other in zip(files, plain, strict=True)]
+    return OnnxGraphs(chosen, torch.get_num_threads())

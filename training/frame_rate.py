@@ -54,8 +54,9 @@ class StageRate:
 class FrameRates:
     """What was measured, and on what.
 
-    rates: by batch size, then by stage (`STAGES`). precision: "fp32", "bf16" or "fp16"; with fp32
-    on a GPU `tf32` says whether its convolutions and matrix products rounded their inputs to TF32.
+    rates: by batch size, then by stage (`STAGES`). precision: "fp32", "bf16", "fp16" or "int8";
+    with fp32 on a GPU `tf32` says whether its convolutions and matrix products rounded their
+    inputs to TF32.
     """
 
     device: str
@@ -164,11 +165,13 @@ def bundle_frame_rates(
     repeats: int = 7,
     warm_up: int = 2,
     threads: int = 0,
+    precision: str = "fp32",
 ) -> FrameRates:
-    """Of a bundle's ONNX graphs on the CPU; `threads` as in `OnnxGraphs`."""
+    """Of a bundle's ONNX graphs on the CPU; `threads` as in `OnnxGraphs`, `precision` as in
+    `Bundle.graphs`."""
     import onnxruntime
 
-    config, graphs = bundle.config, OnnxGraphs(bundle.path, threads)
+    config, graphs = bundle.config, OnnxGraphs(bundle.graphs(precision), threads)
 
     def measure(batch: int) -> dict[str, StageRate]:
         calls = _graph_calls(graphs, *_inputs(batch, config.image_size, config.word_length))
@@ -176,7 +179,7 @@ def bundle_frame_rates(
 
     return FrameRates(
         device=_device_name(torch.device("cpu")),
-        precision="fp32",
+        precision=precision,
         tf32=None,
         image_size=config.image_size,
         word_length=config.word_length,

@@ -1,4 +1,4 @@
-"""A bundle's three graphs in ONNX Runtime on the CPU, for evaluation and for the export's check.
+"""A bundle's three ONNX graphs in ONNX Runtime on the CPU, for evaluation and the export's checks.
 
 M = images, N = expressions, P = pairs of the two, S = input side, L = word length.
 """
@@ -19,21 +19,20 @@ TEXT = ("words", "state", "pad_mask")
 
 
 class OnnxGraphs:
-    """The image encoder, text encoder and mask decoder of a directory.
+    """The image encoder, text encoder and mask decoder in three files, of any precision.
 
-    `threads`: of each operator, 0 = ONNX Runtime's own choice.
+    `threads`: of each operator, 0 = ONNX Runtime's own choice. What passes between the graphs is
+    in their own type; float16 graphs run here too, though a CPU computes them in float32.
     """
 
-    def __init__(self, directory: Path, threads: int = 0) -> None:
+    def __init__(self, files: Sequence[Path], threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # Idle threads that spin take the cores from whatever else runs on the machine.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._image, self._text, self._decoder = (
-            onnxruntime.InferenceSession(
-                str(directory / f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
-            )
-            for name in ("image_encoder", "text_encoder", "mask_decoder")
+            onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            for file in files
         )
 
     def encode_image(self, images: Array) -> list[Array]:

@@ -1,4 +1,4 @@
-"""Do exported graphs answer what the network answers, in every pairing that the service makes?
+"""Does what was exported answer what the network answers, in every pairing the service makes?
 
 M = images, N = expressions, P = pairs of the two, S = input side, L = word length.
 """
@@ -9,16 +9,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 
-from model.segvlm import SegVLM
-
-from .onnx_graphs import PYRAMID as PYRAMID
-from .onnx_graphs import TEXT as TEXT
-from .onnx_graphs import Array, OnnxGraphs
+from .onnx_graphs import PYRAMID, TEXT, Array
 
 Outputs = dict[str, Array]
 
@@ -40,29 +35,40 @@ class Request:
     text_of: Sequence[int]
 
 
-class Graphs(OnnxGraphs):
-    """The three exported graphs of `directory`, with as many threads as torch has."""
+class Trial(NamedTuple):
+    """A request and the network's own answer."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, torch.get_num_threads())
-
-    def answer(self, request: Request) -> Outputs:
-        """Every output of the three graphs by name; `logits` has P rows."""
-        pyramid, text = self.encode_image(request.images), self.encode_text(request.tokens)
-        image_of, text_of = list(request.image_of), list(request.text_of)
-        logits = self.decode([p[image_of] for p in pyramid], [t[text_of] for t in text])
-        return dict(zip((*PYRAMID, *TEXT, "logits"), (*pyramid, *text, logits), strict=True))
+    request: Request
+    expected: Outputs
 
 
-@torch.inference_mode()
-def eager_answer(model: SegVLM, request: Request) -> Outputs:
-    """What `model` itself, in evaluation mode on the CPU, answers to the same request."""
-    pyramid = model.encode_image(torch.from_numpy(request.images))
-    text = model.encode_text(torch.from_numpy(request.tokens))
+class Graphs(Protocol):
+    """The three stages, whatever runs them: `OnnxGraphs`, `TorchGraphs`."""
+
+    def encode_image(self, images: Array) -> list[Array]:
+        """images (M, S, S, 3) uint8 -> the three levels of `PYRAMID`."""
+        ...
+
+    def encode_text(self, tokens: Array) -> list[Array]:
+        """tokens (N, L) int64 -> the three parts of `TEXT`."""
+        ...
+
+    def decode(self, pyramid: Sequence[Array], text: Sequence[Array]) -> Array:
+        """Levels and parts, P rows each -> logits (P, S/4, S/4) float32."""
+        ...
+
+
+def answer(graphs: Graphs, request: Request) -> Outputs:
+    """Every output of the three graphs by name, real ones as float32; `logits` has P rows."""
+    pyramid, text = graphs.encode_image(request.images), graphs.encode_text(request.tokens)
     image_of, text_of = list(request.image_of), list(request.text_of)
-    logits = model.decode(*(p[image_of] for p in pyramid), *(t[text_of] for t in text))
-    values = (value.numpy() for value in (*pyramid, *text, logits))
+    logits = graphs.decode([p[image_of] for p in pyramid], [t[text_of] for t in text])
+    values = (_wide(value) for value in (*pyramid, *text, logits))
     return dict(zip((*PYRAMID, *TEXT, "logits"), values, strict=True))
+
+
+def _wide(value: Array) -> Array:
+    return value.astype(np.float32) if value.dtype == np.float16 else value
 
 
 def random_requests(image_size: int, word_length: int) -> Iterator[Request]:
@@ -92,26 +98,40 @@ def split_requests(images: Array, tokens: Array) -> Iterator[Request]:
     yield Request(first, texts, image_of, list(range(len(texts))) * len(first))
 
 
-def compare(
-    model: SegVLM, graphs: Graphs, requests: Iterable[Request], threshold: float
-) -> dict[str, float]:
+def trials_of(reference: Graphs, requests: Iterable[Request]) -> list[Trial]:
+    """The requests with what `reference`, the network itself, answers.
+
+    Raises:
+        ValueError: if an answer is not finite.
+    """
+    trials = []
+    for request in requests:
+        expected = answer(reference, request)
+        for name, value in expected.items():
+            if not np.isfinite(value).all():
+                raise ValueError(f"the network's own {name} is not finite; the weights are broken")
+        trials.append(Trial(request, expected))
+    return trials
+
+
+def compare(trials: Iterable[Trial], graphs: Graphs, threshold: float) -> dict[str, float]:
     """Largest relative difference of each output, and the agreement of the masks.
 
     Returns:
-        by output name the largest |difference| / largest |eager value| of a request; `mask_iou`,
+        by output name the largest |difference| / largest |expected| of a request; `mask_iou`,
         cumulative over all pairs at `threshold` (a probability); `pairs`, how many there were.
 
     Raises:
-        ValueError: if the network's own answer is not finite, or the shapes or padding differ.
+        ValueError: if shapes or types differ, or an answer is not finite.
     """
     worst: dict[str, float] = defaultdict(float)
     limit = math.log(threshold / (1 - threshold))
     intersection = union = pairs = 0
-    for request in requests:
-        ours, theirs = eager_answer(model, request), graphs.answer(request)
-        for name, value in ours.items():
-            worst[name] = max(worst[name], _difference(name, value, theirs[name]))
-        mask, other = ours["logits"] >= limit, theirs["logits"] >= limit
+    for request, expected in trials:
+        found = answer(graphs, request)
+        for name, value in expected.items():
+            worst[name] = max(worst[name], _difference(name, value, found[name]))
+        mask, other = expected["logits"] >= limit, found["logits"] >= limit
         intersection += int((mask & other).sum())
         union += int((mask | other).sum())
         pairs += len(mask)
@@ -130,15 +150,15 @@ def complaints(measured: dict[str, float]) -> list[str]:
     return told
 
 
-def _difference(name: str, ours: Array, theirs: Array) -> float:
-    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+def _difference(name: str, expected: Array, found: Array) -> float:
+    if expected.shape != found.shape or expected.dtype != found.dtype:
         raise ValueError(
-            f"{name} is {theirs.dtype} {theirs.shape} in the graph, {ours.dtype} {ours.shape} eager"
+            f"{name} is {found.dtype} {found.shape}, the network's own is {expected.dtype} "
+            f"{expected.shape}"
         )
-    if ours.dtype == bool:
-        return 0.0 if np.array_equal(ours, theirs) else math.inf
-    largest = float(np.abs(ours).max())
-    if not math.isfinite(largest):
-        raise ValueError(f"the network's own {name} is not finite; the weights are broken")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} is not finite, the network's own is")
+    if expected.dtype == bool:
+        return 0.0 if np.array_equal(expected, found) else math.inf
     # An output of nothing but zeros is compared as it is.
-    return float(np.abs(ours - theirs).max()) / (largest or 1.0)
+    return float(np.abs(expected - found).max()) / (float(np.abs(expected).max()) or 1.0)

@@ -22,6 +22,7 @@ from model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from model.bundle import Bundle
+    from training.parity import Graphs
 
 Probabilities = list[NDArray[np.float32]]
 Prepared = TypeVar("Prepared")
@@ -181,18 +182,19 @@ class TorchPredictor(_NetworkPredictor):
         return logits
 
 
-class BundlePredictor(_NetworkPredictor):
-    """Runs a bundle's three ONNX graphs on the CPU, as the service's default backend does.
+class GraphsPredictor(_NetworkPredictor):
+    """Runs three graphs that take and give arrays. `batch_size`: phrases decoded together."""
 
-    `threads`: of ONNX Runtime, 0 = its own choice. `batch_size`: phrases decoded together.
-    """
-
-    def __init__(self, bundle: Bundle, threads: int = 0, batch_size: int = 8) -> None:
-        from training.onnx_graphs import OnnxGraphs
-
-        config = bundle.config
-        super().__init__(bundle.tokenizer(), config.image_size, config.word_length)
-        self._graphs = OnnxGraphs(bundle.path, threads)
+    def __init__(
+        self,
+        graphs: Graphs,
+        tokenizer: Tokenizer,
+        image_size: int,
+        word_length: int,
+        batch_size: int = 8,
+    ) -> None:
+        super().__init__(tokenizer, image_size, word_length)
+        self._graphs = graphs
         self._batch_size = _positive(batch_size)
 
     def _logits(self, square: NDArray[np.uint8], tokens: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -208,6 +210,25 @@ class BundlePredictor(_NetworkPredictor):
 
 def _array(logits: Logits) -> NDArray[np.float32]:
     return logits.float().cpu().numpy() if isinstance(logits, Tensor) else logits
+
+
+class BundlePredictor(GraphsPredictor):
+    """Runs a bundle's three ONNX graphs on the CPU, as the service's default backend does.
+
+    `threads`: of ONNX Runtime, 0 = its own choice. `precision`: "fp32", or one of the variants that
+    the bundle has; BundleError for others.
+    """
+
+    def __init__(
+        self, bundle: Bundle, threads: int = 0, batch_size: int = 8, precision: str = "fp32"
+    ) -> None:
+        from training.onnx_graphs import OnnxGraphs
+
+        graphs = OnnxGraphs(bundle.graphs(precision), threads)
+        config = bundle.config
+        super().__init__(
+            graphs, bundle.tokenizer(), config.image_size, config.word_length, batch_size
+        )
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:

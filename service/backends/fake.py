@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.probe import Probe
 from model.tokenizer import TokenizedTexts
-from service.backends.base import Floats, LoadedModel, ModelSpec
+from service.backends.arrays import ArrayFeatures, join_rows, split_rows
+from service.backends.base import LoadedModel, LoadOptions, ModelSpec, PendingLogits, Precision
+from service.backends.load_options import batch_sizes, device_choice, supported_precision
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 30, 30),
@@ -54,42 +57,59 @@ class FakeBackend:
     """`service.backends.base.Backend`; every stage is a few lines of numpy."""
 
     name = "fake"
+    precision: Precision = "fp32"
+    asynchronous = False
+    batch_sizes: tuple[int, ...] = (1, 8)
 
-    def encode_image(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats, Floats]:
-        fine = _block_means(images.astype(np.float32), _STRIDE)  # (B, S/4, S/4, 3)
-        batch, side = fine.shape[:2]
-        # p3 has stride 8, so each of its cells carries the colours of four cells at stride 4.
-        p3 = fine.reshape(batch, side // 2, 2, side // 2, 2, 3).transpose(0, 2, 4, 5, 1, 3)
-        p3 = np.ascontiguousarray(p3).reshape(batch, 12, side // 2, side // 2)
-        p4 = _block_means(fine, 4).transpose(0, 3, 1, 2)
-        p5 = _block_means(fine, 8).transpose(0, 3, 1, 2)
-        return p3, p4, p5
+    def __init__(self, batch_sizes: tuple[int, ...] = batch_sizes) -> None:
+        self.batch_sizes = batch_sizes
 
-    def encode_text(self, tokens: NDArray[np.int64]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        pad_mask = tokens == 0
-        words = np.where(pad_mask, 0, tokens)[..., np.newaxis].astype(np.float32)
-        state = np.stack([_state(row) for row in tokens])
-        return words, state, pad_mask
+    def encode_image(self, images: NDArray[np.uint8]) -> Sequence[ArrayFeatures]:
+        """Features: colours (1, S/4, S/4, 3)."""
+        return split_rows([_block_means(images.astype(np.float32), _STRIDE)])
+
+    def encode_text(self, tokens: NDArray[np.int64]) -> Sequence[ArrayFeatures]:
+        """Features: state (1, 8) and the tokens themselves (1, L)."""
+        return split_rows([np.stack([_state(row) for row in tokens]), tokens.copy()])
 
     def decode(
-        self,
-        p3: Floats,
-        p4: Floats,
-        p5: Floats,
-        words: Floats,
-        state: Floats,
-        pad_mask: NDArray[np.bool_],
-    ) -> NDArray[np.float32]:
-        batch, _, half, _ = p3.shape
-        fine = p3.reshape(batch, 2, 2, 3, half, half).transpose(0, 4, 1, 5, 2, 3)
-        fine = fine.reshape(batch, 2 * half, 2 * half, 3)
-        return np.stack([_logits(image, row) for image, row in zip(fine, state, strict=True)])
+        self, images: Sequence[ArrayFeatures], texts: Sequence[ArrayFeatures]
+    ) -> PendingLogits:
+        (colours,), (states, _) = join_rows(images), join_rows(texts)
+        logits = np.stack([_logits(*pair) for pair in zip(colours, states, strict=True)])
+        return lambda: logits
+
+    def release_memory(self) -> None:
+        pass
+
+    def memory_bytes(self) -> Mapping[str, int]:
+        return {}
 
 
-def load_fake(image_size: int = 320, word_length: int = 17) -> LoadedModel:
-    """The fake with the sizes of the default model."""
+def load_fake(
+    image_size: int = 320, word_length: int = 17, options: LoadOptions | None = None
+) -> LoadedModel:
+    """The fake with the sizes of the default model, or others.
+
+    Raises ValueError for a device or a precision that it does not have.
+    """
+    options = options or LoadOptions()
+    device_choice("fake", options.device, ("cpu",))
+    supported_precision("fake", options.precision, ("fp32",), "fp32")
+    backend = FakeBackend(batch_sizes(options, 8, padded=False))
     spec = ModelSpec("fake", "1", image_size, word_length, threshold=0.5)
-    return LoadedModel(spec, FakeBackend(), FakeTokenizer())
+    return LoadedModel(spec, backend, FakeTokenizer(), _probe(image_size, word_length))
+
+
+def _probe(image_size: int, word_length: int) -> Probe:
+    """Two colours side by side, asked for by colour and by other words."""
+    images = np.zeros((2, image_size, image_size, 3), dtype=np.uint8)
+    images[:, :, : image_size // 2] = COLOURS["red"]
+    images[:, :, image_size // 2 :] = COLOURS["blue"]
+    tokens = FakeTokenizer().encode(["the red one", "the dog"], word_length).tokens
+    colours = _block_means(images.astype(np.float32), _STRIDE)
+    logits = [_logits(image, _state(row)) for image, row in zip(colours, tokens, strict=True)]
+    return Probe(images, tokens, np.stack(logits))
 
 
 def _token(word: str) -> int:
@@ -109,7 +129,7 @@ def _state(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
     return np.array([bool(colours), *named, *ellipse], dtype=np.float32)
 
 
-def _logits(image: Floats, state: Floats) -> NDArray[np.float32]:
+def _logits(image: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
     """Colours (h, h, 3) of the square and one state (8,) -> logits (h, h)."""
     if state[0]:
         distance = np.linalg.norm(image - state[1:4], axis=-1)
@@ -124,7 +144,7 @@ def _logits(image: Floats, state: Floats) -> NDArray[np.float32]:
     return logits
 
 
-def _block_means(images: Floats, block: int) -> NDArray[np.float32]:
+def _block_means(images: NDArray[np.float32], block: int) -> NDArray[np.float32]:
     """(B, H, W, K) -> (B, H/block, W/block, K)."""
     batch, height, width, channels = images.shape
     blocks = images.reshape(batch, height // block, block, width // block, block, channels)

@@ -12,19 +12,23 @@ from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model import bundle as bundle_module
 from model.bundle import (
     CONFIG_FILE,
     GRAPH_FILES,
+    PROBE_FILE,
     REQUIRED_FILES,
+    STAGES,
     TOKENIZER_FILE,
     Bundle,
     BundleConfig,
     BundleError,
     write_bundle,
 )
+from model.probe import Probe
 from model.tokenizer import clip_tokenizer
 
 CONFIG = BundleConfig(
@@ -42,6 +46,16 @@ CONFIG = BundleConfig(
 )
 
 
+COST = {
+    "mean_iou_fp32": 0.5,
+    "mean_iou": 0.498,
+    "iou_loss": 0.002,
+    "mask_iou": 0.99,
+    "phrases": 2000,
+    "data": {"maker": "instances"},
+}
+
+
 @pytest.fixture(scope="module")
 def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
@@ -49,12 +63,27 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def make_probe(side: int = 320, length: int = 17, cells: int = 80) -> Probe:
+    return Probe(
+        np.zeros((1, side, side, 3), np.uint8),
+        np.ones((1, length), np.int64),
+        np.linspace(-1, 1, cells * cells, dtype=np.float32).reshape(1, cells, cells),
+    )
+
+
+@pytest.fixture(scope="module")
+def probe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("probe") / "made.npz"
+    make_probe().save(path)
+    return path
+
+
 @pytest.fixture
-def sources(tmp_path: Path, tokenizer_file: Path) -> dict[str, Path]:
-    """What an exporter has made: a real tokenizer and bytes in the place of graphs."""
+def sources(tmp_path: Path, tokenizer_file: Path, probe_file: Path) -> dict[str, Path]:
+    """What an exporter has made: a real tokenizer and probe, and bytes in the place of graphs."""
     folder = tmp_path / "sources"
     folder.mkdir()
-    made = {TOKENIZER_FILE: tokenizer_file}
+    made = {TOKENIZER_FILE: tokenizer_file, PROBE_FILE: probe_file}
     for name in GRAPH_FILES:
         made[name] = folder / f"any-{name}"
         made[name].write_bytes(name.encode() * 1000)
@@ -101,6 +130,92 @@ def test_the_same_sources_give_the_same_bytes(
     assert contents(other.path) == contents(bundle.path)
 
 
+def test_a_file_is_asked_for_by_name(bundle: Bundle) -> None:
+    assert bundle.has(PROBE_FILE, *GRAPH_FILES)
+    assert not bundle.has(PROBE_FILE, "model.safetensors")
+
+
+def test_its_probe_is_read(bundle: Bundle) -> None:
+    assert bundle.probe().difference(make_probe().logits) == 0
+
+
+@pytest.mark.parametrize(
+    ("probe", "told"),
+    [
+        (make_probe(side=288), r"its images are \(1, 288, 288, 3\)"),
+        (make_probe(length=9), r"its tokens are \(1, 9\)"),
+        (make_probe(cells=72), r"its logits are \(1, 72, 72\)"),
+        (
+            Probe(
+                *(
+                    np.zeros((0, *shape), kind)
+                    for shape, kind in (
+                        ((320, 320, 3), np.uint8),
+                        ((17,), np.int64),
+                        ((80, 80), np.float32),
+                    )
+                )
+            ),
+            r"its images are \(0, 320",
+        ),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_probe_of_another_model_is_refused(
+    tmp_path: Path, sources: dict[str, Path], probe: Probe | None, told: str
+) -> None:
+    path = tmp_path / "other.npz"
+    if probe is None:
+        path.write_bytes(b"nothing of the kind")
+    else:
+        probe.save(path)
+    with pytest.raises(BundleError, match=rf"probe\.npz is of no use: .*{told}.*export"):
+        write_bundle(tmp_path / "bundle", CONFIG, {**sources, PROBE_FILE: path})
+    assert not (tmp_path / "bundle").exists()
+
+
+def variant_files(sources: dict[str, Path], *names: str) -> dict[str, Path]:
+    return {**sources, **dict.fromkeys(names, sources[GRAPH_FILES[0]])}
+
+
+def test_graphs_of_every_precision_are_found(tmp_path: Path, sources: dict[str, Path]) -> None:
+    fp16 = [f"{stage}.fp16.onnx" for stage in STAGES]
+    int8 = ["image_encoder.int8.onnx", "text_encoder.onnx", "mask_decoder.int8.onnx"]
+    files = variant_files(sources, *fp16, int8[0], int8[2])
+    config = replace(CONFIG, precisions={"fp16": COST, "int8": COST})
+    written = write_bundle(tmp_path / "bundle", config, files)
+    assert [path.name for path in written.graphs()] == list(GRAPH_FILES)
+    assert [path.name for path in written.graphs("fp16")] == fp16
+    assert [path.name for path in written.graphs("int8")] == int8  # the text encoder stands in
+    assert all(path.is_file() for path in written.graphs("int8"))
+
+
+def test_a_precision_that_it_lacks_is_told(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match=r"no int8 graphs, only fp32; .* --int8"):
+        bundle.graphs("int8")
+
+
+@pytest.mark.parametrize(
+    ("names", "precisions", "told"),
+    [
+        (["image_encoder.torchscript"], {}, r"lacks text_encoder\.torchscript, mask_decoder"),
+        (["mask_decoder.fp16.onnx"], {"fp16": COST}, r"lacks image_encoder\.fp16\.onnx"),
+        (["image_encoder.int8.onnx"], {}, r"int8 graphs and precisions\.int8"),
+        ([], {"int8": COST}, r"int8 graphs and precisions\.int8"),
+    ],
+)
+def test_half_a_set_of_graphs_is_refused(
+    tmp_path: Path,
+    sources: dict[str, Path],
+    names: list[str],
+    precisions: dict[str, dict[str, Any]],
+    told: str,
+) -> None:
+    config = replace(CONFIG, precisions=precisions)
+    with pytest.raises(BundleError, match=rf"{told}.*export the bundle again"):
+        write_bundle(tmp_path / "bundle", config, variant_files(sources, *names))
+
+
 def test_its_tokenizer_is_clips(bundle: Bundle) -> None:
     ids = bundle.tokenizer().encode(["a dog"], 5).tokens[0].tolist()
     assert ids == [49406, 320, 1929, 49407, 0]
@@ -123,7 +238,7 @@ def test_a_file_that_it_lacks_is_named(bundle: Bundle) -> None:
 def test_the_configuration_is_plain_json_and_frozen(bundle: Bundle) -> None:
     text = (bundle.path / CONFIG_FILE).read_text(encoding="utf-8")
     assert "«chats»" in text
-    assert json.loads(text)["format_version"] == 1
+    assert json.loads(text)["format_version"] == 2
     assert BundleConfig.from_json(bundle.config.to_json()) == bundle.config
     with pytest.raises(FrozenInstanceError):
         bundle.config.threshold = 0.9  # type: ignore[misc]
@@ -279,7 +394,7 @@ def test_a_file_that_is_not_text_is_refused(bundle: Bundle) -> None:
         Bundle.load(bundle.path)
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", None, True, 1.5])
+@pytest.mark.parametrize("version", [1, 3, 0, "2", None, True, 2.5])
 def test_another_format_version_is_refused_before_its_fields(
     bundle: Bundle, version: object
 ) -> None:
@@ -336,6 +451,11 @@ def test_an_unknown_field_is_named(bundle: Bundle) -> None:
         ("training", []),
         ("scores", None),
         ("parity", "1e-6"),
+        ("precisions", []),
+        ("precisions", {"fp8": {}}),
+        ("precisions", {"fp16": 0.001}),
+        ("precisions", {"fp16": {**COST, "iou_loss": "none"}}),
+        ("precisions", {"fp16": {name: 0 for name in COST if name != "data"}}),
         ("files", []),
         ("files", {TOKENIZER_FILE: 5}),
         ("files", {TOKENIZER_FILE: "abc"}),

@@ -74,3 +74,23 @@ def test_offsets_learn_from_the_start() -> None:
     layer = DeformableConv2d(4, 3)
     layer(torch.randn(2, 4, 8, 8)).square().sum().backward()
     assert layer.offset.weight.grad is not None and layer.offset.weight.grad.abs().sum() > 0
+
+
+def test_it_computes_in_the_type_of_its_weights() -> None:
+    torch.manual_seed(0)
+    layer = DeformableConv2d(4, 3).eval()
+    torch.nn.init.uniform_(layer.offset.bias, -3, 3)
+    x = torch.randn(2, 4, 9, 8)
+    for dtype in (torch.float16, torch.bfloat16):
+        answer = layer(x.to(dtype))
+        assert answer.dtype == dtype
+        torch.testing.assert_close(answer, layer(x.to(dtype).float()).to(dtype))
+
+
+def test_what_is_not_a_number_stays_one_and_breaks_nothing() -> None:
+    layer = DeformableConv2d(4, 3).eval()
+    torch.nn.init.normal_(layer.offset.weight)
+    x = torch.randn(1, 4, 6, 5)
+    x[0, 1, 2, 2] = torch.nan
+    assert layer(x).isnan().any()
+    assert layer(torch.full_like(x, torch.nan)).isnan().all()

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from model.attention import MultiheadAttention, sinusoids
 from model.config import CLIP_MEAN, CLIP_STD, PRESETS, SegVLMConfig, preset_config
-from model.deformable import DeformableConv2d
 from model.image_encoder import SpatialAttentionPool
-from model.layers import SentenceBatchNorm, coordinates
+from model.layers import Coordinates, SentenceBatchNorm
 from model.projector import DynamicConvolution, EnhancementBlock
 from model.segvlm import SegVLM, build_segvlm
+from tests.lively import lively
 
 SWITCHES = ("deformable", "se", "residual")
 
@@ -42,20 +42,6 @@ def small(preset: str, **overrides: Any) -> SegVLMConfig:
         "kernel_width": 16,
     }
     return preset_config(preset, **sizes | overrides)
-
-
-def lively(config: SegVLMConfig) -> SegVLM:
-    """Random weights under which everything matters: offsets and statistics are not zero."""
-    torch.manual_seed(0)
-    model = build_segvlm(config)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-                module.running_mean.normal_(std=0.1)
-                module.running_var.uniform_(0.5, 1.5)
-            elif isinstance(module, DeformableConv2d):
-                module.offset.bias.uniform_(-2, 2)
-    return model.eval()
 
 
 def on_meta(config: SegVLMConfig) -> SegVLM:
@@ -410,9 +396,13 @@ def test_sinusoids_are_the_formula() -> None:
 
 
 def test_coordinates_are_x_then_y() -> None:
-    grid = coordinates(torch.zeros(2, 5, 3, 2))
-    assert grid[1, 0].tolist() == [[-1, 1]] * 3
-    assert grid[1, 1].tolist() == [[-1, -1], [0, 0], [1, 1]]
+    x = torch.rand(2, 5, 3, 2)
+    grid = Coordinates()(x)
+    assert torch.equal(grid[:, :5], x)
+    assert grid[1, 5].tolist() == [[-1, 1]] * 3
+    assert grid[1, 6].tolist() == [[-1, -1], [0, 0], [1, 1]]
+    half = Coordinates()(x.half())
+    assert half.dtype == torch.float16 and half[1, 6, 1].tolist() == [0, 0]
 
 
 def test_positions_are_kept_but_not_saved(model: SegVLM) -> None:

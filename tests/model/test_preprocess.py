@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
+from PIL import Image
 
 from model.preprocess import (
     FILL_COLOUR,
@@ -18,8 +19,10 @@ from model.preprocess import (
     letterbox_geometry,
     letterbox_image,
     letterbox_mask,
+    letterbox_picture,
     letterbox_runs,
     restore_probability,
+    restore_window,
     sigmoid,
 )
 
@@ -372,6 +375,59 @@ def test_probabilities_stay_probabilities(
     assert restored.shape == (height, width)
     assert restored.min() >= 0.0
     assert restored.max() <= 1.0
+
+
+@given(
+    cells=npst.arrays(
+        np.float32, (24, 24), elements=st.sampled_from([0.0, 0.05, 0.3, 0.5, 0.9, 1.0])
+    ),
+    scale=st.floats(0.05, 1),
+    height=SIDES,
+    width=SIDES,
+    threshold=st.sampled_from([0.0, 0.02, 0.35, 0.5, 0.93, 1.0]),
+)
+@example(np.zeros((24, 24), np.float32), 1.0, 100, 50, 0.5)
+@example(np.ones((24, 24), np.float32), 1.0, 7, 240, 0.5)
+def test_a_window_holds_all_that_is_above_the_threshold(
+    cells: NDArray[np.float32], scale: float, height: int, width: int, threshold: float
+) -> None:
+    cells = cells * np.float32(scale)
+    box = letterbox_geometry(height, width, SIZE)
+    whole = restore_probability(cells, box)
+    window = restore_window(cells, box, threshold)
+    rows, columns = window.probability.shape
+    placed = np.zeros_like(whole)
+    inside = np.s_[window.top : window.top + rows, window.left : window.left + columns]
+    placed[inside] = window.probability
+    np.testing.assert_allclose(placed[inside], whole[inside], atol=1e-5)
+    outside = np.ones(whole.shape, bool)
+    outside[inside] = False
+    assert (whole[outside] <= threshold).all()
+
+
+def test_a_window_is_as_small_as_the_object() -> None:
+    cells = np.zeros((24, 24), np.float32)
+    cells[10:12, 5:8] = 1.0
+    window = restore_window(cells, letterbox_geometry(960, 960, SIZE), 0.5)
+    # 2 x 3 cells of 40 pixels, and two cells around them for the filter.
+    assert (window.top, window.left) == (8 * 40, 3 * 40)
+    assert window.probability.shape == (6 * 40, 7 * 40)
+
+
+def test_a_scaled_picture_has_the_place_of_the_whole_photo() -> None:
+    """Half of an odd number of pixels is no exact half; the content does not move for it."""
+    photo = np.zeros((301, 451, 3), np.uint8)
+    photo[100:200, 150:300] = 255
+    square, geometry = letterbox_image(photo, SIZE)
+    picture = Image.fromarray(photo).resize((226, 151), Image.Resampling.BOX)
+    scaled = letterbox_picture(picture, geometry)
+    bright, scaled_bright = square[..., 0] > 127, scaled[..., 0] > 127
+    assert (bright != scaled_bright).sum() <= 0.02 * bright.sum()
+
+
+def test_pictures_of_another_mode_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be RGB, not L"):
+        letterbox_picture(Image.new("L", (4, 4)), letterbox_geometry(4, 4, 32))
 
 
 def test_the_border_has_no_influence() -> None:

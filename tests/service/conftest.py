@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.backends.base import LoadOptions
 from service.backends.fake import COLOURS, FakeBackend, load_fake
 from service.engine import Engine
 from service.metrics import Metrics
@@ -38,7 +39,8 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 class WatchedBackend(FakeBackend):
     """The fake, with a gate before every decode and a record of what was run."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch_sizes: tuple[int, ...]) -> None:
+        super().__init__(batch_sizes)
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -63,13 +65,13 @@ class WatchedBackend(FakeBackend):
         self.texts_encoded += len(tokens)
         return super().encode_text(tokens)
 
-    def decode(self, p3: Any, p4: Any, p5: Any, words: Any, state: Any, pad_mask: Any) -> Any:
+    def decode(self, images: Any, texts: Any) -> Any:
         self.entered.set()
         assert self.gate.wait(PATIENCE), "the test never opened the gate"
-        self.batches.append(len(p3))
-        if self.poison is not None and (words == self.poison).any():
+        self.batches.append(len(images))
+        if self.poison is not None and any((t.arrays[1] == self.poison).any() for t in texts):
             raise RuntimeError("this word is poison")
-        return super().decode(p3, p4, p5, words, state, pad_mask)
+        return super().decode(images, texts)
 
 
 @dataclass
@@ -107,9 +109,11 @@ def make_service() -> Iterator[Callable[..., Service]]:
     made: list[Service] = []
 
     def make(image_size: int = 64, word_length: int = 17, **options: Any) -> Service:
-        backend = WatchedBackend()
-        model = replace(load_fake(image_size, word_length), backend=backend)
         settings = Settings(backend="fake", **options)
+        load = LoadOptions(max_batch_size=settings.max_batch_size)
+        model = load_fake(image_size, word_length, load)
+        backend = WatchedBackend(model.backend.batch_sizes)
+        model = replace(model, backend=backend)
         engine = Engine(model, settings, Metrics())
         made.append(Service(create_app(settings, engine), engine, settings, backend))
         return made[-1]

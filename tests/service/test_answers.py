@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.preprocess import letterbox_geometry
+from model.preprocess import letterbox_geometry, restore_probability, sigmoid
 from service.answers import Finding, describe, restore
 from service.schemas import SegmentOptions
 
@@ -18,11 +18,12 @@ def finding(logits: np.ndarray) -> Finding:
 
 def test_pixel_at_the_threshold_is_outside() -> None:
     found = restore(finding(np.zeros((16, 16))), GEOMETRY, threshold=0.5)
-    np.testing.assert_allclose(found.probability, 0.5, atol=1e-6)
-    exact = float(found.probability.max())
-    assert not restore(found.finding, GEOMETRY, threshold=exact).mask.any()
+    probability = restore_probability(sigmoid(found.finding.logits), GEOMETRY)
+    np.testing.assert_allclose(probability, 0.5, atol=1e-6)
+    exact = float(probability.max())
+    assert restore(found.finding, GEOMETRY, threshold=exact).mask.area == 0
     below = float(np.nextafter(np.float32(exact), np.float32(0)))
-    assert restore(found.finding, GEOMETRY, threshold=below).mask.any()
+    assert restore(found.finding, GEOMETRY, threshold=below).mask.area > 0
 
 
 def test_score_is_the_mean_probability_inside() -> None:
@@ -30,8 +31,11 @@ def test_score_is_the_mean_probability_inside() -> None:
     logits[4:12, 4:12] = 1.0
     found = restore(finding(logits), GEOMETRY, threshold=0.5)
     result = describe(found, SegmentOptions(format="none"))
-    assert result.score == pytest.approx(found.probability[found.mask].mean(), abs=1e-6)
-    assert result.area == found.mask.sum() > 0
+    probability = restore_probability(sigmoid(found.finding.logits), GEOMETRY)
+    inside = probability > 0.5
+    assert result.score == pytest.approx(probability[inside].mean(), abs=1e-6)
+    assert result.area == inside.sum() > 0
+    np.testing.assert_array_equal(found.mask.full(), inside)
     assert result.mask is None
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from model.bundle import Bundle, write_bundle
 from service.__main__ import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -103,7 +106,40 @@ def test_fault_of_the_model_exits_with_1(
 
     monkeypatch.setattr("service.backends.fake.FakeBackend.encode_image", broken)
     assert main(["segment", photo_file, "x"]) == 1
-    assert "error: " in capsys.readouterr().err
+    assert "error: the model has stopped: RuntimeError: no memory" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def foreign_bundle(default_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sound files with right hashes, but the graphs are not those that answered the probe."""
+    sound = Bundle.load(default_bundle)
+    probe = sound.probe()
+    folder = tmp_path_factory.mktemp("foreign")
+    replace(probe, logits=probe.logits[:, ::-1].copy()).save(folder / "probe.npz")
+    files = {name: default_bundle / name for name in sound.config.files}
+    files["probe.npz"] = folder / "probe.npz"
+    write_bundle(folder / "bundle", sound.config, files)
+    return folder / "bundle"
+
+
+@pytest.mark.parametrize("command", ["segment", "serve"])
+def test_bundle_that_fails_its_own_question_is_refused(
+    command: str, foreign_bundle: Path, photo_file: str, repo_root: Path
+) -> None:
+    arguments = {"segment": [photo_file, "the dog"], "serve": ["--port", "0"]}[command]
+    finished = subprocess.run(
+        [sys.executable, "-m", "service", command, "--bundle", foreign_bundle, *arguments],
+        cwd=repo_root,
+        env={**os.environ, "SEGVLM_BACKEND": "onnx", "SEGVLM_HOST": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert "does not answer its bundle's own question" in finished.stderr.splitlines()[-1]
+    assert "export the bundle again" in finished.stderr.splitlines()[-1]
+    assert finished.stdout == ""
 
 
 def test_help_shows_both_commands(repo_root: Path) -> None:

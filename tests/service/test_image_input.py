@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from service.errors import BadImage, ServiceError, TooLarge
-from service.image_input import decode_image, sniff
+from service.image_input import decode_photo, sniff
 
 MAX_PIXELS = 50_000_000
 
@@ -56,6 +56,14 @@ def textured(width: int = 97, height: int = 61) -> Image.Image:
     return Image.fromarray((ramp + noise).astype(np.uint8))
 
 
+def decode_image(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """The whole photo as an array (H, W, 3), its told size checked."""
+    photo = decode_photo(data, max_pixels)
+    pixels = np.asarray(photo.picture)
+    assert pixels.shape == (photo.height, photo.width, 3)
+    return pixels
+
+
 @pytest.fixture
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail at any attempt to decode pixels."""
@@ -64,6 +72,63 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("pixels were decoded before the cap was checked")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", refuse)
+
+
+# -- scaled decoding ---------------------------------------------------------------------------
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    noise = np.random.default_rng(3).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    ("size", "left"),
+    [
+        ((640, 480), (320, 240)),  # exactly what is needed stays
+        ((639, 480), (639, 480)),  # a pixel less: its half would be too small
+        ((1281, 100), (321, 25)),
+        ((5000, 1000), (625, 125)),
+        ((700, 6000), (88, 750)),
+        ((300, 200), (300, 200)),
+    ],
+)
+def test_large_jpeg_is_decoded_as_small_as_is_safe(
+    size: tuple[int, int], left: tuple[int, int]
+) -> None:
+    photo = decode_photo(encode(smooth(*size), "JPEG", quality=90), MAX_PIXELS, least=320)
+    assert (photo.width, photo.height) == size
+    assert photo.picture.size == left
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "WEBP", "BMP"])
+def test_other_formats_are_decoded_whole(format_name: str) -> None:
+    photo = decode_photo(encode(smooth(900, 600), format_name), MAX_PIXELS, least=32)
+    assert photo.picture.size == (900, 600)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_scaled_photo_is_upright_and_tells_its_whole_size(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(smooth(1300, 700), "JPEG", quality=90, exif=exif)
+    whole, scaled = decode_photo(data, MAX_PIXELS), decode_photo(data, MAX_PIXELS, least=100)
+    assert (scaled.height, scaled.width) == (whole.height, whole.width) == whole.picture.size[::-1]
+    assert max(scaled.picture.size) == 163  # an eighth
+    small = [np.asarray(p.picture.resize((20, 20)), dtype=int) for p in (whole, scaled)]
+    assert np.abs(small[0] - small[1]).mean() < 2
+
+
+def test_cap_counts_the_whole_photo_also_when_a_part_would_be_decoded(no_decoding: None) -> None:
+    data = encode(Image.new("L", (1000, 1000)), "JPEG")
+    with pytest.raises(TooLarge, match="1000 x 1000"):
+        decode_photo(data, 999_999, least=32)
+
+
+def test_cut_short_is_refused_also_when_scaled() -> None:
+    data = encode(smooth(2000, 1500), "JPEG", quality=90)
+    with pytest.raises(BadImage):
+        decode_photo(data[: len(data) * 2 // 3], MAX_PIXELS, least=100)
 
 
 # -- what is read ------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ NAMES = {
     "segvlm_postprocess_seconds": "histogram",
     "segvlm_batch_size": "histogram",
     "segvlm_queue_depth": "gauge",
+    "segvlm_admitted_images": "gauge",
+    "segvlm_admitted_images_limit": "gauge",
     "segvlm_inflight_requests": "gauge",
     "segvlm_model_ready": "gauge",
     "segvlm_model_info": "gauge",
@@ -45,6 +47,12 @@ def test_names_and_series_are_there_from_the_first_scrape(service: Any) -> None:
     assert caches == {"image", "text"}
     routes = {sample.labels["route"] for sample in families["segvlm_requests"].samples}
     assert {"/segment", "/healthz", "/readyz", "/metrics"} <= routes
+    codes = {
+        sample.labels["code"]
+        for sample in families["segvlm_requests"].samples
+        if sample.labels["route"] == "/segment"
+    }
+    assert {"200", "400", "413", "422", "500", "503", "504"} <= codes
     (info,) = families["segvlm_model_info"].samples
     assert info.labels == {"name": "fake", "version": "1", "backend": "fake"}
     assert families["segvlm_model_ready"].samples[0].value == 1
@@ -62,8 +70,10 @@ def test_requests_are_counted_by_route_and_code(service: Any, small_photo: bytes
     assert service.metric("segvlm_batch_size_sum") == 6
     assert service.metric("segvlm_batch_size_count") == 3
     assert service.metric("segvlm_queue_seconds_count") == 6
-    for stage in ("decode", "preprocess", "inference", "postprocess"):
+    for stage in ("preprocess", "inference", "postprocess"):
         assert service.metric(f"segvlm_{stage}_seconds_count") == 3
+    assert service.metric("segvlm_decode_seconds_count") == 1  # it was the same photo each time
+    assert service.metric("segvlm_received_total") == 4
     assert service.metric("segvlm_inflight_requests") == 0
 
 
@@ -73,6 +83,19 @@ def test_buckets_reach_from_half_a_millisecond_to_half_a_minute(service: Any) ->
     assert (bounds[0], bounds[-1]) == (0.0005, 30)
     steps = [after / before for before, after in pairwise(bounds)]
     assert all(1.5 <= step <= 2.05 for step in steps)
+
+
+def test_places_that_are_taken_are_told_beside_how_many_there_are(
+    make_service: Callable[..., Any], small_photo: bytes
+) -> None:
+    service = make_service(max_queue=2)
+    assert service.client.get("/metrics").status_code == 200
+    assert service.metric("segvlm_admitted_images_limit") == 2
+    files, data = {"image": small_photo}, {"expression": "a"}
+    with service.engine.admit(), service.engine.admit():
+        assert service.metric("segvlm_admitted_images") == 2
+        assert service.client.post("/segment", files=files, data=data).status_code == 503
+    assert service.metric("segvlm_admitted_images") == 0
 
 
 def test_two_applications_in_one_process_count_apart(make_service: Callable[..., Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from io import BytesIO
@@ -261,7 +262,7 @@ def hold_device(service: Any, small_photo: bytes, in_background: Any) -> list[An
 def test_full_queue(
     make_service: Callable[..., Any], small_photo: bytes, in_background: Any
 ) -> None:
-    service = make_service(max_images=1)
+    service = make_service(max_queue=1)
     first = hold_device(service, small_photo, in_background)
     response = post(service, small_photo)
     check(response, service, 503, "queue_full")
@@ -277,7 +278,7 @@ def test_full_queue(
 def test_full_queue_is_noticed_before_the_image_is_decoded(
     make_service: Callable[..., Any], small_photo: bytes, in_background: Any
 ) -> None:
-    service = make_service(max_images=1)
+    service = make_service(max_queue=1)
     hold_device(service, small_photo, in_background)
     check(post(service, b"not even an image"), service, 503, "queue_full")
     service.backend.gate.set()
@@ -287,7 +288,7 @@ def test_deadline_covers_the_wait_for_a_free_thread(
     make_service: Callable[..., Any], small_photo: bytes
 ) -> None:
     """Every image thread is busy: the body is not even parsed, and still there is an answer."""
-    service = make_service(request_timeout=0.3, image_threads=1)
+    service = make_service(timeout=0.3, image_threads=1)
     assert service.client
     leave = threading.Event()
     occupied = service.app.state.pipeline._pool.submit(leave.wait, PATIENCE)
@@ -301,15 +302,48 @@ def test_deadline_covers_the_wait_for_a_free_thread(
 def test_deadline(service: Any, small_photo: bytes, in_background: Any) -> None:
     first = hold_device(service, small_photo, in_background)
     pipeline = service.app.state.pipeline
-    pipeline._settings = service.settings.model_copy(update={"request_timeout": 0.3})
+    pipeline._settings = service.settings.model_copy(update={"timeout": 0.3})
     problem = check(post(service, small_photo, "never run"), service, 504, "deadline")
-    assert "SEGVLM_REQUEST_TIMEOUT" in problem["detail"]
+    assert "SEGVLM_TIMEOUT" in problem["detail"]
     assert service.engine.images == 1
     service.backend.gate.set()
     while not first:
         threading.Event().wait(0.005)
     assert first[0].status_code == 200
     assert service.backend.batches == [1]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "1e9", "nan", ""])
+def test_request_timeout_that_is_no_number(service: Any, small_photo: bytes, value: str) -> None:
+    response = post(service, small_photo, headers={"X-Request-Timeout": value})
+    problem = check(response, service, 422, "invalid_field")
+    assert [fault["field"] for fault in problem["errors"]] == ["X-Request-Timeout"]
+    assert service.engine.images == 0
+
+
+def test_request_timeout_of_the_caller(
+    service: Any, small_photo: bytes, in_background: Any
+) -> None:
+    """It shortens the service's own, frees the place, and the item is never run."""
+    first = hold_device(service, small_photo, in_background)
+    response = post(service, small_photo, "never run", headers={"X-Request-Timeout": "0.3"})
+    assert "0.3 s" in check(response, service, 504, "deadline")["detail"]
+    assert service.engine.images == 1
+    service.backend.gate.set()
+    while not first:
+        threading.Event().wait(0.005)
+    assert service.backend.batches == [1]
+    assert post(service, small_photo, headers={"X-Request-Timeout": "60"}).status_code == 200
+
+
+def test_request_timeout_cannot_lengthen(
+    make_service: Callable[..., Any], small_photo: bytes, in_background: Any
+) -> None:
+    service = make_service(timeout=0.3)
+    hold_device(service, small_photo, in_background)
+    response = post(service, small_photo, headers={"X-Request-Timeout": "60"})
+    assert response.status_code == 504
+    assert "0.3 s" in response.json()["detail"]
 
 
 def test_draining(service: Any, small_photo: bytes, in_background: Any) -> None:
@@ -344,7 +378,8 @@ def test_one_bad_expression_fails_alone(
     while not (first and all(neighbours)):
         threading.Event().wait(0.005)
     assert [results[0].status_code for results in neighbours] == [200, 500, 200]
-    assert service.backend.batches == [1, 3, 1, 1, 1]
+    # After the item that failed alone the model is asked its own two questions.
+    assert service.backend.batches == [1, 3, 1, 1, 1, 1, 1]
     check(neighbours[1][0], service, 500, "inference")
     assert "poison" not in neighbours[1][0].text, "a fault's text is for the log only"
 
@@ -355,7 +390,7 @@ def test_fault_of_ours_is_a_problem_too(
     def broken(*arguments: object) -> None:
         raise KeyError("secret detail")
 
-    monkeypatch.setattr("service.pipeline.letterbox_image", broken)
+    monkeypatch.setattr("service.pipeline.letterbox_picture", broken)
     response = post(service, small_photo)
     check(response, service, 500, "internal")
     assert "secret" not in response.text
@@ -380,11 +415,20 @@ def test_death_of_the_worker_is_seen_by_probes_and_callers(
 
 
 def test_event_loop_is_free_while_an_image_is_decoded(
-    service: Any, small_photo: bytes, monkeypatch: pytest.MonkeyPatch, in_background: Any
+    make_service: Callable[..., Any],
+    small_photo: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    in_background: Any,
 ) -> None:
     """And while a body is parsed and a mask encoded: each held here until a probe was answered."""
+    service = make_service(image_cache_bytes=0)
     assert service.client
-    for name in ("parse_task", "decode_image", "answers.describe", "answers.render_json"):
+    for name in (
+        "segment_translation.parse_task",
+        "pipeline.decode_photo",
+        "answers.describe",
+        "answers.render_json",
+    ):
         original = resolve(name)
         entered, leave = threading.Event(), threading.Event()
 
@@ -393,13 +437,14 @@ def test_event_loop_is_free_while_an_image_is_decoded(
             original: Any = original,
             entered: threading.Event = entered,
             leave: threading.Event = leave,
+            **options: Any,
         ) -> Any:
             entered.set()
             assert leave.wait(PATIENCE), "the event loop was blocked"
-            return original(*arguments)
+            return original(*arguments, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(f"service.pipeline.{name}", held)
+            patch.setattr(f"service.{name}", held)
             results = in_background(lambda: post(service, small_photo))
             assert entered.wait(PATIENCE)
             assert service.client.get("/healthz").status_code == 200
@@ -410,12 +455,8 @@ def test_event_loop_is_free_while_an_image_is_decoded(
 
 
 def resolve(name: str) -> Any:
-    from service import pipeline
-
-    found: Any = pipeline
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
+    module, function = name.split(".")
+    return getattr(importlib.import_module(f"service.{module}"), function)
 
 
 def test_model_runs_in_one_thread_only(service: Any, small_photo: bytes) -> None:

@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from model.bundle import Bundle
 from service.app import create_app
 from service.backends import load_model
+from service.backends.base import LoadOptions
 from service.engine import Engine
 from service.metrics import Metrics
 from service.settings import Settings
@@ -85,7 +86,7 @@ def photos(shared_dir: Path) -> Photos:
 @pytest.fixture(scope="module")
 def client(served_bundle: Path) -> Iterator[TestClient]:
     settings = Settings(bundle=served_bundle)
-    engine = Engine(load_model("onnx", served_bundle, threads=0), settings, Metrics())
+    engine = Engine(load_model("onnx", served_bundle, LoadOptions()), settings, Metrics())
     with TestClient(create_app(settings, engine)) as client:
         yield client
 

@@ -245,17 +245,36 @@ def test_same_image_again_is_found_in_the_cache(service: Any, small_photo: bytes
     assert service.metric("segvlm_cache_hits_total", cache="text") == 1
 
 
-def test_cache_knows_images_by_content_and_not_by_file(service: Any, photo: Any) -> None:
-    """The same pixels in another file format hit; one pixel's difference in the square misses."""
-    ask(service, photo.encoded("PNG"), RED)
-    ask(service, photo.encoded("BMP"), RED)
+def test_cache_knows_images_by_content_and_not_by_name(service: Any, photo: Any) -> None:
+    """The same bytes hit under another name and in JSON, and are not even decoded; others miss."""
+    first, url = photo.encoded("PNG"), "/segment"
+    for name in ("a.png", "b.jpg"):
+        files = {"image": (name, first)}
+        assert service.client.post(url, files=files, data={"expression": RED}).status_code == 200
+    ask_json(service, first, BLUE)
     assert service.backend.images_encoded == 1
+    assert service.metric("segvlm_decode_seconds_count") == 1
     other = photo.picture.copy()
     other.paste((0, 0, 0), (0, 0, 20, 20))
     buffer = BytesIO()
     other.save(buffer, "PNG")
-    ask(service, buffer.getvalue(), RED)
+    service.client.post(
+        url, files={"image": ("a.png", buffer.getvalue())}, data={"expression": RED}
+    )
     assert service.backend.images_encoded == 2
+
+
+def test_answer_from_the_cache_is_the_same_in_every_form(sharp: Any, photo: Any) -> None:
+    """The photo's own size must come back with features whose pixels nobody has any more."""
+    image = photo.encoded("PNG")
+    for form in ("rle", "png", "polygons", "overlay"):
+        first, again = (ask(sharp, image, RED, BLUE, format=form) for _ in range(2))
+        if form == "overlay":
+            assert first.content == again.content
+        else:
+            assert first.json()["results"] == again.json()["results"]
+            assert first.json()["image"] == again.json()["image"]
+    assert sharp.backend.images_encoded == 1
 
 
 @pytest.mark.parametrize("given", ["abc-123", "a" * 128])

@@ -1,11 +1,11 @@
 """Runs that are interrupted and resumed, each in processes forked from this one.
 
-    python interrupted_runs.py CONFIG FOLDER
+    python interrupted_runs.py CONFIG FOLDER one|two
 
-Python and torch start once instead of once for every run. Every run is `python -m training train`
-in FOLDER/<name>; the last line printed is JSON: of each run and start its processes' exit statuses
-(negative: the signal that ended them) and what each said. FOLDER/gradients<n>.pt is what one and
-two processes learn from the same batches.
+Runs of one process or of two. Python and torch start once instead of once for every run. Every
+run is `python -m training train` in FOLDER/<name>; the last line printed is JSON: of each run and
+start its processes' exit statuses (negative: the signal that ended them) and what each said.
+FOLDER/gradients<n>.pt is what one and two processes learn from the same batches.
 """
 
 from __future__ import annotations
@@ -143,17 +143,17 @@ class Runs:
                 place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world}
                 place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
                 os.environ.update({key: str(value) for key, value in place.items()})
-                self._act(rank, act)
+                self._act(self.folder / f"{name}{rank}.txt", rank, act)
             children.append(child)
         statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        said = [(self.folder / f"said{rank}.txt").read_text("utf-8") for rank in range(world)]
+        said = [(self.folder / f"{name}{rank}.txt").read_text("utf-8") for rank in range(world)]
         self.ended.setdefault(name, []).append({"statuses": statuses, "said": said})
 
-    def _act(self, rank: int, act: Callable[[int], int]) -> None:
+    def _act(self, log: Path, rank: int, act: Callable[[int], int]) -> None:
         status = 99
         try:
             os.setsid()
-            said = os.open(self.folder / f"said{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(said, 1)
             os.dup2(said, 2)
             status = act(rank)
@@ -231,7 +231,9 @@ def learn_in_one_and_in_two(runs: Runs) -> None:
 
 if __name__ == "__main__":
     all_runs = Runs(sys.argv[1], Path(sys.argv[2]))
-    learn_in_one_and_in_two(all_runs)
-    interrupt_and_resume(all_runs)
-    interrupt_and_resume_two(all_runs)
+    if sys.argv[3] == "one":
+        interrupt_and_resume(all_runs)
+    else:
+        learn_in_one_and_in_two(all_runs)
+        interrupt_and_resume_two(all_runs)
     print(json.dumps(all_runs.ended))

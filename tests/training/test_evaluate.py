@@ -361,9 +361,10 @@ def test_bundle_predictor_is_a_predictor(default_bundle: Path) -> None:
 
 
 def test_idle_threads_of_the_graphs_do_not_spin(default_bundle: Path) -> None:
+    from model.bundle import Bundle
     from training.onnx_graphs import OnnxGraphs
 
-    graphs = OnnxGraphs(default_bundle, threads=1)
+    graphs = OnnxGraphs(Bundle.load(default_bundle).graphs(), threads=1)
     for session in (graphs._image, graphs._text, graphs._decoder):
         options = session.get_session_options()
         assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

@@ -13,6 +13,7 @@ from training.run_log import read_log
 
 # A network and a run for a few seconds; what is shown is that the commands fit together.
 QUICK = [
+    "optim.precision=fp32",  # quicker on processors without bfloat16
     "optim.steps=12",
     "optim.warmup_steps=2",
     "run.log_every=1",

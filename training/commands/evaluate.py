@@ -43,7 +43,12 @@ def add(commands: Commands) -> None:
     )
     model.add_argument("--sweep", action="store_true", help="scores by threshold; not on test")
     model.add_argument("--no-probes", action="store_true", help="only the phrases themselves")
-    model.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: GPU")
+    model.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16", "int8"),
+        default="fp32",
+        help="bf16: a checkpoint on a GPU; fp16, int8: the bundle's graphs of that precision",
+    )
     model.add_argument(
         "--write-predictions", type=Path, metavar="DIR", help="1-bit {task_id}.png of every phrase"
     )
@@ -200,11 +205,16 @@ def _open_model(options: argparse.Namespace) -> _Model:
 
     precision, threshold = options.precision, options.threshold
     if options.bundle:
-        if precision != "fp32":
-            raise ValueError("a bundle's graphs are fp32; leave --precision out")
+        if precision == "bf16":
+            raise ValueError("a bundle has no bf16 graphs; choose fp16 or int8, or leave it out")
         bundle = Bundle.load(options.bundle)
-        threshold = bundle.config.threshold if threshold is None else threshold
-        return _Model(BundlePredictor(bundle), threshold, lambda: bundle_frame_rates(bundle))
+        return _Model(
+            BundlePredictor(bundle, precision=precision),
+            bundle.config.threshold if threshold is None else threshold,
+            lambda: bundle_frame_rates(bundle, precision=precision),
+        )
+    if precision in ("fp16", "int8"):
+        raise ValueError(f"--precision {precision} is of a bundle's graphs; a checkpoint has bf16")
     device = pick_device()
     if precision != "fp32" and device.type != "cuda":
         raise ValueError(f"--precision {precision} needs a GPU and there is none; leave it out")

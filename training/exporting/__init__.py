@@ -1,0 +1,1 @@
+"""What an export makes of a network, one kind of artifact a file; `training.export` joins them."""
