@@ -8,6 +8,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NoReturn
 
+from model.calibration import ScoreMap
 from model.preprocess import SIZE_MULTIPLE
 
 FORMAT_VERSION = 2
@@ -64,6 +65,7 @@ class BundleConfig:
         _require(self.word_length >= 2, f"word_length must be at least 2, not {self.word_length}")
         _require(0 < self.threshold < 1, f"threshold must be within 0..1, not {self.threshold}")
         _require(min(self.std) > 0, f"std must be positive, not {self.std}")
+        _ = self.score_map  # raises for one that is none
         for name, cost in self.precisions.items():
             _check_cost(name, cost)
         for name, digest in self.files.items():
@@ -72,6 +74,20 @@ class BundleConfig:
                 _SHA256.fullmatch(digest) is not None,
                 f"the sha256 of {name!r} must be 64 hexadecimal digits",
             )
+
+    @property
+    def score_map(self) -> ScoreMap | None:
+        """What `evaluate` fitted for the scores of answers; None where it did not."""
+        fitted = self.scores.get("calibration")
+        if fitted is None:
+            return None
+        try:
+            return ScoreMap.of(fitted["knots"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"{CONFIG_FILE} is not right: scores.calibration.knots is no score map ({error}); "
+                "export the bundle again with the JSON of `evaluate`"
+            ) from error
 
     @classmethod
     def from_json(cls, document: str) -> BundleConfig:

@@ -48,6 +48,17 @@ def save(model: SegVLM, path: Path) -> None:
         raise
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is a checkpoint that `save` wrote."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _METADATA_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def load(path: Path) -> SegVLM:
     """Read what `save` wrote: the model, on the CPU, in evaluation mode.
 

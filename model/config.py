@@ -62,6 +62,9 @@ class SegVLMConfig:
     """Add sentence-gated p3 features to the projector's first stage (lite; not in the paper)."""
     projector_coordinates: bool = False
     """Let the language-modulated kernel see x and y as well (lite only; not in the paper)."""
+    selection: bool = False
+    """Answer class and selection as two maps, the selection by comparing objects and by the
+    picture's own colours (`model.selection`; not in the paper)."""
 
     def __post_init__(self) -> None:
         if self.image_size <= 0 or self.image_size % 32:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.calibration import ScoreMap, agreement
 from model.preprocess import Letterbox, restore_probability, restore_window, sigmoid
 from service import mask_formats
 from service.backends.base import ModelSpec
@@ -47,7 +48,8 @@ class Finding:
 class FoundMask:
     """A finding in the photo's pixels, and its score.
 
-    `score`: the mean probability inside the mask, 0.0 if it is empty.
+    `score`: the IoU to be expected of it where the model's bundle has measured that, else the mean
+    probability inside the mask; 0.0 if it is empty.
     """
 
     finding: Finding
@@ -56,12 +58,20 @@ class FoundMask:
     score: float
 
 
-def restore(finding: Finding, geometry: Letterbox, threshold: float) -> FoundMask:
+def restore(
+    finding: Finding, geometry: Letterbox, threshold: float, score_map: ScoreMap | None = None
+) -> FoundMask:
     """Undo the letterbox and apply the threshold: above it is inside."""
-    window = restore_window(sigmoid(finding.logits), geometry, threshold)
+    probability = sigmoid(finding.logits)
+    window = restore_window(probability, geometry, threshold)
     inside = window.probability > threshold
     mask = PlacedMask(inside, window.top, window.left, geometry.height, geometry.width)
-    score = float(window.probability[inside].mean(dtype=np.float64)) if inside.any() else 0.0
+    if not inside.any():
+        score = 0.0
+    elif score_map is None:
+        score = float(window.probability[inside].mean(dtype=np.float64))
+    else:
+        score = score_map(agreement(probability, threshold))
     return FoundMask(finding, geometry, mask, score)
 
 

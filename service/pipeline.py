@@ -223,4 +223,6 @@ class Pipeline:
             if self._clock() > deadline:
                 raise TimeoutError
             finding = Finding(expression, text.truncated, each)
-            yield answers.restore(finding, prepared.image.geometry, threshold)
+            yield answers.restore(
+                finding, prepared.image.geometry, threshold, self._engine.spec.score_map
+            )

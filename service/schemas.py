@@ -112,7 +112,10 @@ class SegmentResult(BaseModel):
 
     expression: str
     truncated: bool = Field(description="The expression was too long and its end was not read.")
-    score: float = Field(description="Mean probability inside the mask; 0 if it is empty.")
+    score: float = Field(
+        description="The IoU to be expected of the mask, or the mean probability inside it for a "
+        "model that was not measured; 0 if it is empty."
+    )
     area: int = Field(description="Pixels in the mask.")
     bbox: tuple[int, int, int, int] | None = Field(
         description=f"x0, y0, x1, y1 of the mask; null if it is empty. {_EDGES}"

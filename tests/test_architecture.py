@@ -22,6 +22,7 @@ TORCH_FREE_MODEL = frozenset(
         "model/__init__.py",
         "model/bundle.py",
         "model/bundle_config.py",
+        "model/calibration.py",
         "model/config.py",
         "model/preprocess.py",
         "model/probe.py",
@@ -35,6 +36,7 @@ ALLOWED = {
     "service": (
         "service",
         "model.bundle",
+        "model.calibration",
         "model.preprocess",
         "model.probe",
         "model.tokenizer",

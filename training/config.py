@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Literal, get_type_hints
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from model.config import PRESETS
+from model.config import PRESETS, preset_config
 
 from .losses import RafConfig
+from .object_losses import ObjectLossConfig
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,11 @@ class ModelSection:
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of `model.config.SegVLMConfig` to replace, the ablation's switches among them."""
     init: str = "none"
-    """Start: "none", or what `import_weights.initial_model` takes: imagenet, RN101, a file."""
+    """Start: "none", or what `import_weights.initial_model` takes: imagenet, RN101, a file, a
+    bundle's directory."""
+    frozen: tuple[str, ...] = ()
+    """Parts that stay as they start, weights and statistics, by the beginnings of their names,
+    e.g. [image_encoder.]"""
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -90,11 +95,16 @@ class DataSection:
     sizes: tuple[tuple[float, int], ...] = ()
     """Input sides by share of the run, e.g. [[0, 256], [0.5, 320]]; empty: the model's own."""
     workers: int = 0
+    siblings: float = 0.0
+    """Share of images whose phrases come class by class, those that tell siblings apart first; the
+    others' are drawn at random."""
     augment: AugmentSection = field(default_factory=AugmentSection)
 
     def __post_init__(self) -> None:
         if self.images_per_batch < 1 or self.phrases_per_image < 1 or self.workers < 0:
             raise ValueError("data.images_per_batch and phrases_per_image must be 1 or more")
+        if not 0 <= self.siblings <= 1:
+            raise ValueError("data.siblings must lie in 0..1")
         if any(size % 32 or not 0 <= share < 1 for share, size in self.sizes):
             raise ValueError("data.sizes must hold [share in 0..1, multiple of 32] pairs")
         if self.sizes and self.sizes[0][0] != 0:
@@ -186,8 +196,17 @@ class TrainConfig:
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
     loss: RafConfig = field(default_factory=RafConfig)
+    objects: ObjectLossConfig = field(default_factory=ObjectLossConfig)
     optim: OptimSection = field(default_factory=lambda: OptimSection(steps=1000))
     run: RunSection = field(default_factory=RunSection)
+
+    def __post_init__(self) -> None:
+        has_selection = preset_config(self.model.preset, **self.model.overrides).selection
+        if self.objects.needs_selection and not has_selection:
+            raise ValueError(
+                "objects.class_weight, pick_weight, anchor_weight and geometry_weight need a "
+                "network with two maps; set model.overrides={selection: true}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -203,7 +222,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         raise ValueError(f"no configuration at {path}; training/configs/ holds the project's own")
     tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(tree, dict):
-        raise ValueError(f"{path} must hold sections (model, data, loss, optim, run)")
+        raise ValueError(f"{path} must hold sections (model, data, loss, objects, optim, run)")
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:

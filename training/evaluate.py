@@ -11,7 +11,8 @@ device, and masks restored and compared behind it, in a few threads (see `pipeli
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,6 +34,8 @@ MaskSink = Callable[[PhraseRecord, Mask], None]
 
 _Maps = Iterable[tuple[str, NDArray[np.float32]]]
 """Each text once with its probability map (H, W), made when it is asked for."""
+_Sure = Callable[[float], Sequence[float] | None]
+"""Of a threshold, how sure each text's map is of its mask; None where that is not known."""
 Scored = TypeVar("Scored")
 
 
@@ -79,13 +82,15 @@ def score_images(
     _check_threshold(threshold)
     ids = _image_ids(store, split, image_ids, may_be_none=True)
 
-    def score(photo: _Photo, maps: _Maps) -> list[PhraseOutcome]:
+    def score(photo: _Photo, maps: _Maps, sure: _Sure) -> list[PhraseOutcome]:
         masks = {text: each > threshold for text, each in maps}
         if mask_sink is not None:
             for phrase in photo.phrases:
                 mask_sink(phrase, masks[phrase.phrase])
         source = store.image(photo.image_id).source
-        return phrase_outcomes(photo.image_id, source, photo.phrases, masks, probes)
+        found = phrase_outcomes(photo.image_id, source, photo.phrases, masks, probes)
+        values = dict(zip(photo.texts, sure(threshold) or (), strict=False))
+        return [replace(each, agreement=values.get(each.phrase)) for each in found]
 
     scored = _score_each(predictor, store, ids, probes, score)
     bar = tqdm(scored, f"evaluate {split}", len(ids), unit="image", disable=not progress)
@@ -112,7 +117,7 @@ def sweep(
         _check_threshold(threshold)
     ids = _image_ids(store, split, image_ids)
 
-    def count(photo: _Photo, maps: _Maps) -> list[_Counts]:
+    def count(photo: _Photo, maps: _Maps, sure: _Sure) -> list[_Counts]:
         counts = []
         for text, each in maps:
             for phrase in photo.phrases:
@@ -155,7 +160,7 @@ def _score_each(
     store: PhraseStore,
     ids: Sequence[str],
     probes: bool,
-    score: Callable[[_Photo, _Maps], Scored],
+    score: Callable[[_Photo, _Maps, _Sure], Scored],
 ) -> Iterator[Scored]:
     """`score` of every image, in order."""
     stages: StagedPredictor[Any, Any]
@@ -172,7 +177,8 @@ def _score_each(
 
     def finish(answered: tuple[_Photo, Any]) -> Scored:
         photo, answer = answered
-        return score(photo, zip(photo.texts, stages.restore(answer), strict=True))
+        maps = zip(photo.texts, stages.restore(answer), strict=True)
+        return score(photo, maps, partial(stages.agreements, answer))
 
     return in_three_stages(ids, load, run, finish)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from training.calibration import Calibration
 from training.metrics import ALL, PRECISION_THRESHOLDS, ScoreSummary
 
 _PHRASECUT_LEGEND = (
@@ -27,6 +28,8 @@ class SwapSummary(TypedDict):
         out are reported: `one_empty_share` and `both_empty_share`, of `num`.
     num_swapped, original_mean_iou, swapped_mean_iou: over the pairs where the swapped form has a
         true mask too, the mean IoU of either phrase's mask with its own truth; None where none.
+    num_moved, hits_share: of the pairs whose two true masks differ, the share in which the swapped
+        phrase's mask fits its own truth better than the original's: it hits the sibling.
     """
 
     num: int
@@ -37,6 +40,8 @@ class SwapSummary(TypedDict):
     num_swapped: int
     original_mean_iou: float | None
     swapped_mean_iou: float | None
+    num_moved: int
+    hits_share: float | None
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,26 @@ class TextProbe:
 
 
 @dataclass(frozen=True)
+class Discriminative:
+    """Phrases whose target is a proper subset of its class: only their words tell it apart.
+
+    whole, class_name_only: scores of the phrase itself and of its class name alone.
+    """
+
+    whole: TextProbe
+    class_name_only: TextProbe
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"whole": self.whole.to_dict(), "class_name_only": self.class_name_only.to_dict()}
+
+
+@dataclass(frozen=True)
 class Probes:
     """Does the model listen to the words? Each probe overall and for each kind of phrase."""
 
     class_name_only: TextProbe
     blank: TextProbe
+    discriminative: Discriminative
     swap: SwapSummary
     swap_kinds: dict[str, SwapSummary]
 
@@ -63,6 +83,7 @@ class Probes:
         return {
             "class_name_only": self.class_name_only.to_dict(),
             "blank": self.blank.to_dict(),
+            "discriminative": self.discriminative.to_dict(),
             "swap": {**self.swap, "kinds": self.swap_kinds},
         }
 
@@ -93,6 +114,7 @@ class EvaluationReport:
     photo. subsets: the data set's own, {} where it has none; they may overlap. PhraseCut has always
     all of `phrasecut_subsets.SUBSETS`, in that order. empty_share: phrases answered with an empty
     mask. no_target: None where every phrase has a target. probes: None where not asked for.
+    calibration: None where the predictor does not say how sure it is, or too few answers do.
     threshold: None where the masks came from files.
     """
 
@@ -109,6 +131,7 @@ class EvaluationReport:
     empty_share: float
     no_target: NoTargetSummary | None
     probes: Probes | None
+    calibration: Calibration | None = None
 
     @property
     def mean_iou(self) -> float:
@@ -134,6 +157,7 @@ class EvaluationReport:
             "empty_share": self.empty_share,
             "no_target": self.no_target,
             "probes": None if self.probes is None else self.probes.to_dict(),
+            "calibration": self.calibration,
         }
 
     def to_markdown(self) -> str:
@@ -152,6 +176,8 @@ class EvaluationReport:
             lines += ["", _no_target_line(self.no_target)]
         if self.probes is not None:
             lines += ["", *_probe_lines(self.probes, self.overall, self.kinds)]
+        if self.calibration is not None:
+            lines += ["", *_calibration_lines(self.calibration)]
         return "\n".join(lines) + "\n"
 
     def _rows(self) -> Iterator[tuple[str, ScoreSummary]]:
@@ -163,6 +189,19 @@ class EvaluationReport:
                     yield f"{title}: {name}", summary
         if self.discriminative["num"]:
             yield "discriminative", self.discriminative
+
+
+def _calibration_lines(found: Calibration) -> Iterator[str]:
+    yield (
+        f"Score as the expected IoU of {found['num']} answers that are not empty, from maps fitted "
+        f"on other images: {found['error']:.3f} off on average over the rows below (without a map "
+        f"{found['raw_error']:.3f}), correlation with the IoU {found['correlation']:.2f}."
+    )
+    yield ""
+    yield "| answers | mean score | mean IoU |"
+    yield "|--:|--:|--:|"
+    for row in found["bins"]:
+        yield f"| {row['num']} | {row['score']:.3f} | {row['iou']:.3f} |"
 
 
 def _score_table(title: str, rows: Iterable[tuple[str, ScoreSummary]]) -> Iterator[str]:
@@ -205,11 +244,13 @@ def _probe_lines(
         scores = " | ".join(f"{summary['mean_iou']:.3f}" for summary in summaries)
         yield f"| {name} | {scores} |"
     yield ""
+    yield from _discriminative_lines(probes.discriminative)
     yield 'Left and right exchanged: "overlap" is the IoU of the two answered masks (low is good),'
-    yield "over the pairs where neither is empty; the mean IoUs are with the true masks of either."
+    yield "over the pairs where neither is empty; the mean IoUs are with the true masks of either,"
+    yield 'and "hits" is how often the exchanged phrase\'s mask fits its own truth better.'
     yield ""
-    yield "| phrases | pairs | overlap | one mask empty | both empty | original | exchanged |"
-    yield "|---|--:|--:|--:|--:|--:|--:|"
+    yield "| phrases | pairs | overlap | one empty | both empty | original | exchanged | hits |"
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|"
     yield _swap_row("**all**", probes.swap)
     for kind, swap in probes.swap_kinds.items():
         yield _swap_row(f"kind: {kind}", swap)
@@ -218,7 +259,27 @@ def _probe_lines(
 def _swap_row(name: str, swap: SwapSummary) -> str:
     empty = f"{swap['one_empty_share']:.1%} | {swap['both_empty_share']:.1%}"
     truths = f"{_number(swap['original_mean_iou'])} | {_number(swap['swapped_mean_iou'])}"
-    return f"| {name} | {swap['num']} | {_number(swap['overlap'])} | {empty} | {truths} |"
+    hits = "none" if swap["hits_share"] is None else f"{swap['hits_share']:.1%}"
+    return f"| {name} | {swap['num']} | {_number(swap['overlap'])} | {empty} | {truths} | {hits} |"
+
+
+def _discriminative_lines(found: Discriminative) -> Iterator[str]:
+    if not found.whole.overall["num"]:
+        return
+    yield "Phrases whose target is a proper subset of its class, whole and by the class name alone."
+    yield ""
+    yield "| discriminative phrases | number | whole phrase | class name only | gain |"
+    yield "|---|--:|--:|--:|--:|"
+    rows = [("**all**", found.whole.overall, found.class_name_only.overall)]
+    rows += [
+        (f"kind: {kind}", summary, found.class_name_only.kinds[kind])
+        for kind, summary in found.whole.kinds.items()
+    ]
+    for name, whole, only in rows:
+        gain = whole["mean_iou"] - only["mean_iou"]
+        scores = f"{whole['mean_iou']:.3f} | {only['mean_iou']:.3f} | {gain:+.3f}"
+        yield f"| {name} | {whole['num']} | {scores} |"
+    yield ""
 
 
 def _number(value: float | None) -> str:

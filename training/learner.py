@@ -26,29 +26,18 @@ from model.segvlm import SegVLM
 from .config import TrainConfig
 from .data.dataset import Batch
 from .distributed import Processes, synchronise_batch_norm
-from .losses import RafTerms, raf_loss
-from .optimisation import Schedule, averaged, build_optimizer
+from .losses import RafTerms
+from .object_losses import roles_of
+from .optimisation import Schedule, averaged, build_optimizer, freeze
+from .training_forward import (
+    EVERY_CLASS_MAP,
+    ObjectTerms,
+    TrainingForward,
+    all_terms,
+    class_maps_to_ask,
+)
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class TrainingForward(nn.Module):
-    """The network as training calls it: a photo is encoded once for several of its phrases."""
-
-    def __init__(self, model: SegVLM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, tokens: Tensor, image_index: Tensor) -> Tensor:
-        """images (I, S, S, 3), tokens (N, L), image_index (N,) -> logits (N, S/4, S/4).
-
-        `image_index` rises and names every image.
-        """
-        pyramid = self.model.encode_image(images)
-        if len(tokens) != len(images):  # else it is 0, 1, 2, ... and its gradient costs GPUs dear
-            p3, p4, p5 = pyramid
-            pyramid = p3[image_index], p4[image_index], p5[image_index]
-        return self.model.decode(*pyramid, *self.model.encode_text(tokens))
 
 
 @dataclass(frozen=True)
@@ -61,6 +50,7 @@ class Update:
     """
 
     terms: RafTerms
+    object_terms: ObjectTerms
     gradient_norm: Tensor
     iou: Tensor
     phrases: int
@@ -94,6 +84,7 @@ class Learner:
         layout = torch.channels_last if optim.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=layout)
         synchronise_batch_norm(self.model, processes)
+        self._frozen = freeze(self.model, config.model.frozen)
         self.average = averaged(self.model, optim.ema_decay)
         self.optimizer = build_optimizer(self.model, optim, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=optim.precision == "fp16")
@@ -103,7 +94,7 @@ class Learner:
         self._gradients: _LateFlag | None = None
 
     def _wrapped(self) -> nn.Module:
-        forward: nn.Module = TrainingForward(self.model)
+        forward: nn.Module = TrainingForward(self.model, self.config.objects.class_apart)
         if self.config.optim.compile:
             forward.compile()
         if self.processes.world > 1:
@@ -129,8 +120,11 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.model.train()
+        for part in self._frozen:
+            part.eval()
         self.optimizer.zero_grad(set_to_none=True)
-        totals = torch.zeros(len(RafTerms._fields) + 1, device=self.processes.device)
+        count = len(RafTerms._fields) + len(ObjectTerms._fields) + 1
+        totals = torch.zeros(count, device=self.processes.device)
         for number, batch in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
             self._seed_dropout(step, number)
@@ -143,7 +137,8 @@ class Learner:
         if self.average is not None:
             self.average.update_parameters(self.model)
         return Update(
-            terms=RafTerms(*totals[:-1]),
+            terms=RafTerms(*totals[:4]),
+            object_terms=ObjectTerms(*totals[4:-1]),
             gradient_norm=norm,
             iou=totals[-1],
             phrases=sum(len(batch.tokens) for batch in micro_batches),
@@ -166,16 +161,21 @@ class Learner:
     def _learn(self, batch: Batch, share: float) -> Tensor:
         """Gradients of a micro-batch; its part of the loss terms and the sum of its IoUs."""
         device = self.processes.device
-        images, tokens, targets, index = (item.to(device, non_blocking=True) for item in batch)
+        batch = Batch(*(item.to(device, non_blocking=True) for item in batch))
         kind = _AUTOCAST[self.config.optim.precision]
+        roles, asked = None, EVERY_CLASS_MAP
+        if self.config.objects.enabled:
+            roles = roles_of(batch.objects, batch.roles, batch.image_index)
+            asked = class_maps_to_ask(batch, roles, self.config.objects)
         with torch.autocast(device.type, kind, enabled=kind is not None):
-            logits = self._forward(images, tokens, index)
-        terms = raf_loss(logits, targets, self.config.loss)
+            answers = self._forward(batch.images, batch.tokens, batch.image_index, *asked)
+        terms, extra = all_terms(answers, batch, roles, self.config)
         self._losses.append((_LateFlag(torch.isfinite(terms.total.detach())), batch))
         # Processes' gradients are averaged, their parts of the loss are summed.
         self.scaler.scale(terms.total * (share * self.processes.world)).backward()  # type: ignore[no-untyped-call]
-        parts = [term.detach() * share for term in terms]
-        return torch.stack([*parts, _summed_iou(logits.detach(), targets, self.config)])
+        parts = [term.detach() * share for term in (*terms, *extra)]
+        logits = answers.decoded.logits.detach()
+        return torch.stack([*parts, _summed_iou(logits, batch.targets, self.config)])
 
     def faults(self) -> Faults:
         """What was not finite since the last call; to be asked between two updates."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,24 @@ def parameter_groups(model: SegVLM, optim: OptimSection) -> list[dict[str, Any]]
             "weight_decay": optim.weight_decay if decays else 0.0,
         }
         for (in_backbone, decays), parameters in groups.items()
+    ]
+
+
+def freeze(model: SegVLM, beginnings: Sequence[str]) -> list[nn.Module]:
+    """Take the gradient from the parts whose names begin so; the modules to hold in evaluation.
+
+    Raises:
+        ValueError: if a beginning names nothing of the network.
+    """
+    for beginning in beginnings:
+        named = [each for name, each in model.named_parameters() if name.startswith(beginning)]
+        if not named:
+            parts = ", ".join(f"{name}." for name, _ in model.named_children())
+            raise ValueError(f"model.frozen: no part begins with {beginning!r}; there are {parts}")
+        for parameter in named:
+            parameter.requires_grad_(False)
+    return [
+        module for name, module in model.named_modules() if f"{name}.".startswith(tuple(beginnings))
     ]
 
 

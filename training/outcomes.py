@@ -14,9 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.calibration import Answer, Calibration, calibrate
 from training.data.lmdb_store import PhraseRecord, decode_rle
 from training.data.phrasecut_subsets import SUBSETS
 from training.evaluation_report import (
+    Discriminative,
     EvaluationReport,
     NoTargetSummary,
     Probes,
@@ -60,12 +62,14 @@ class SwapOutcome:
     """A phrase beside its form with "left" and "right" exchanged.
 
     overlap: of the two answered masks. empty_masks: how many of the two are empty. truth: of the
-    exchanged form's mask with its own true mask; None where that is not known.
+    exchanged form's mask with its own true mask; None where that is not known. original: of that
+    mask with the true mask of the phrase as it was; None where the two true masks are one.
     """
 
     overlap: Overlap
     empty_masks: int
     truth: Overlap | None
+    original: Overlap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class PhraseOutcome:
         predicted, target: pixels of the answered and of the true mask.
         overlap: of the two.
         probes: None where the probes were not asked.
+        agreement: how sure the map was of its mask (`model.calibration`); None where not known.
     """
 
     image_id: str
@@ -104,6 +109,7 @@ class PhraseOutcome:
     target: int
     overlap: Overlap
     probes: ProbeOutcome | None
+    agreement: float | None = None
 
     @property
     def empty(self) -> bool:
@@ -176,6 +182,7 @@ def report_of(
         empty_share=sum(each.empty for each in outcomes) / len(outcomes),
         no_target=_no_target(outcomes),
         probes=_probe_report(outcomes) if None not in answered else None,
+        calibration=_calibration(outcomes),
     )
 
 
@@ -218,6 +225,16 @@ def _subset_scores(scores: SegmentationScores) -> dict[str, ScoreSummary]:
     return found
 
 
+def _calibration(outcomes: Sequence[PhraseOutcome]) -> Calibration | None:
+    return calibrate(
+        [
+            Answer(each.image_id, each.agreement, each.overlap.iou)
+            for each in outcomes
+            if each.agreement is not None and not each.empty
+        ]
+    )
+
+
 def _no_target(outcomes: Sequence[PhraseOutcome]) -> NoTargetSummary | None:
     """As gRefCOCO (CVPR 2023) scores it; None where every phrase has a target."""
     without = [each.empty for each in outcomes if not each.target]
@@ -245,10 +262,12 @@ def _probe_outcome(phrase: PhraseRecord, target: Mask, masks: Mapping[str, Mask]
     if phrase.swapped is not None:
         mask, swapped = masks[phrase.phrase], masks[phrase.swapped]
         truth = None if phrase.swapped_rle is None else decode_rle(phrase.swapped_rle)
+        same = truth is not None and bool((truth == target).all())
         swap = SwapOutcome(
             overlap=_overlap(mask, swapped),
             empty_masks=int(not mask.any()) + int(not swapped.any()),
             truth=None if truth is None else _overlap(swapped, truth),
+            original=None if truth is None or same else _overlap(swapped, target),
         )
     return ProbeOutcome(
         class_name=_overlap(masks[phrase.class_name], target),
@@ -259,19 +278,28 @@ def _probe_outcome(phrase: PhraseRecord, target: Mask, masks: Mapping[str, Mask]
 
 def _probe_report(outcomes: Sequence[PhraseOutcome]) -> Probes:
     class_names, blank = SegmentationScores(), SegmentationScores()
+    whole, by_class = SegmentationScores(), SegmentationScores()  # of discriminative phrases
     swaps: dict[str, list[tuple[Overlap, SwapOutcome]]] = defaultdict(list)
     for each in outcomes:
         assert each.probes is not None
+        if each.discriminative and each.target:
+            for scores, overlap in ((whole, each.overlap), (by_class, each.probes.class_name)):
+                scores.add_counts(overlap.intersection, overlap.union, [_KIND + each.kind])
         for scores, overlap in ((class_names, each.probes.class_name), (blank, each.probes.blank)):
             scores.add_counts(overlap.intersection, overlap.union, [_KIND + each.kind])
         if each.probes.swap is not None:
             swaps[each.kind].append((each.overlap, each.probes.swap))
     return Probes(
-        class_name_only=TextProbe(class_names.summary(), class_names.summaries(_KIND)),
-        blank=TextProbe(blank.summary(), blank.summaries(_KIND)),
+        class_name_only=_text_probe(class_names),
+        blank=_text_probe(blank),
+        discriminative=Discriminative(_text_probe(whole), _text_probe(by_class)),
         swap=_swap_summary([pair for pairs in swaps.values() for pair in pairs]),
         swap_kinds={kind: _swap_summary(pairs) for kind, pairs in sorted(swaps.items())},
     )
+
+
+def _text_probe(scores: SegmentationScores) -> TextProbe:
+    return TextProbe(scores.summary(), scores.summaries(_KIND))
 
 
 def _swap_summary(pairs: Sequence[tuple[Overlap, SwapOutcome]]) -> SwapSummary:
@@ -279,6 +307,8 @@ def _swap_summary(pairs: Sequence[tuple[Overlap, SwapOutcome]]) -> SwapSummary:
     num = len(pairs)
     overlaps = [swap.overlap.iou for _, swap in pairs if swap.empty_masks == 0]
     truths = [(original.iou, swap.truth.iou) for original, swap in pairs if swap.truth is not None]
+    moved = [(s.truth.iou, s.original.iou) for _, s in pairs if s.truth and s.original]
+    hits = [float(own > other) for own, other in moved]
     return SwapSummary(
         num=num,
         overlap=_mean(overlaps),
@@ -288,6 +318,8 @@ def _swap_summary(pairs: Sequence[tuple[Overlap, SwapOutcome]]) -> SwapSummary:
         num_swapped=len(truths),
         original_mean_iou=_mean([original for original, _ in truths]),
         swapped_mean_iou=_mean([swapped for _, swapped in truths]),
+        num_moved=len(moved),
+        hits_share=_mean(hits),
     )
 
 

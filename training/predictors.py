@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.calibration import agreement
 from model.preprocess import Letterbox, letterbox_image, restore_probability, sigmoid
 from model.segvlm import SegVLM
 from model.tokenizer import Tokenizer
@@ -58,6 +59,13 @@ class StagedPredictor(ABC, Generic[Prepared, Answer]):
     @abstractmethod
     def restore(self, answer: Answer) -> Iterator[NDArray[np.float32]]:
         """Wait for the device; then each phrase's map float32 (H, W), made when it is asked for."""
+
+    def agreements(self, answer: Answer, threshold: float) -> Sequence[float] | None:
+        """Of each phrase how sure its map is of its own mask, see `model.calibration.agreement`.
+
+        None where the predictor cannot tell.
+        """
+        return None
 
     def predict(self, image: NDArray[np.uint8], phrases: Sequence[str]) -> Probabilities:
         """See `Predictor`."""
@@ -117,8 +125,11 @@ class _NetworkPredictor(StagedPredictor[Question, tuple[Logits, Letterbox]]):
     def restore(self, answer: tuple[Logits, Letterbox]) -> Iterator[NDArray[np.float32]]:
         """See `StagedPredictor`."""
         logits, geometry = answer
-        array = logits.float().cpu().numpy() if isinstance(logits, Tensor) else logits
-        return (restore_probability(sigmoid(each), geometry) for each in array)
+        return (restore_probability(sigmoid(each), geometry) for each in _array(logits))
+
+    def agreements(self, answer: tuple[Logits, Letterbox], threshold: float) -> Sequence[float]:
+        """See `StagedPredictor`."""
+        return [agreement(sigmoid(each), threshold) for each in _array(answer[0])]
 
     @abstractmethod
     def _logits(self, square: NDArray[np.uint8], tokens: NDArray[np.int64]) -> Logits:
@@ -195,6 +206,10 @@ class GraphsPredictor(_NetworkPredictor):
             levels = [np.repeat(level, len(parts[0]), axis=0) for level in pyramid]
             logits.append(self._graphs.decode(levels, parts))
         return np.concatenate(logits)
+
+
+def _array(logits: Logits) -> NDArray[np.float32]:
+    return logits.float().cpu().numpy() if isinstance(logits, Tensor) else logits
 
 
 class BundlePredictor(GraphsPredictor):

@@ -41,6 +41,7 @@ def prepare_instances(
     limits: PhraseLimits = DEFAULT_LIMITS,
     policies: Mapping[str, AnnotationPolicy] = POLICIES,
     defaults: RowDefaults = AS_WRITTEN,
+    sources: Sequence[str] = (),
     show_progress: bool = True,
 ) -> PrepareReport:
     """Turn a COCO-format instance set into a phrase store; see `build_store`.
@@ -52,12 +53,13 @@ def prepare_instances(
         seed: chooses wordings and, where an image has more phrases than the limits, which.
         policies: what the masks of each image `source` mean; others get the default policy.
         defaults: what the file's image rows leave unsaid.
+        sources: only photos of these; empty: all.
 
     Raises:
         ValueError: the annotation file is unusable, no image could be read, or `out` holds
             something else. Faulty images and annotations are left out and listed in the report.
     """
-    source = InstanceSource(annotations, images_root, seed, limits, policies, defaults)
+    source = InstanceSource(annotations, images_root, seed, limits, policies, defaults, sources)
     report = build_store(source, out, show_progress=show_progress)
     report.notes += source.notes
     return report
@@ -78,8 +80,11 @@ class InstanceSource:
         limits: PhraseLimits = DEFAULT_LIMITS,
         policies: Mapping[str, AnnotationPolicy] = POLICIES,
         defaults: RowDefaults = AS_WRITTEN,
+        sources: Sequence[str] = (),
     ) -> None:
         self._content = read_annotations(annotations, defaults)
+        self._images = [row for row in self._content.images if not sources or row.source in sources]
+        self._sources = sorted(sources)
         self._root, self._seed = images_root, seed
         self._limits, self._policies = limits, policies
         self._defaults = defaults
@@ -98,6 +103,8 @@ class InstanceSource:
         }
         if self._defaults != AS_WRITTEN:  # so that a store of before is known again
             settings["row_defaults"] = asdict(self._defaults)
+        if self._sources:
+            settings["sources"] = self._sources
         return settings
 
     @property
@@ -108,7 +115,7 @@ class InstanceSource:
     @property
     def image_ids(self) -> Sequence[str]:
         """In the order of the annotation file's ids."""
-        return [row.image_id for row in self._content.images]
+        return [row.image_id for row in self._images]
 
     @property
     def faults(self) -> Iterable[str]:
@@ -118,11 +125,11 @@ class InstanceSource:
     @property
     def notes(self) -> list[str]:
         """How many photos are COCO's."""
-        return [note_of_coco_photos([row.coco_id for row in self._content.images])]
+        return [note_of_coco_photos([row.coco_id for row in self._images])]
 
     def make(self, index: int, report: PrepareReport) -> ReadyPhoto | None:
         """See `PhotoSource`."""
-        row = self._content.images[index]
+        row = self._images[index]
         try:
             jpeg, pixels = read_photo(self._root / row.file_name, row.height, row.width)
         except ValueError as error:
@@ -151,4 +158,4 @@ class InstanceSource:
             len(made.phrases),
             row.coco_id,
         )
-        return ReadyPhoto(record, jpeg, made.phrases)
+        return ReadyPhoto(record, jpeg, made.phrases, made.objects or None)

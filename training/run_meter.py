@@ -58,9 +58,11 @@ class Meter:
         those that fp16's scaler left out. gpu_memory_gib: the most that this process held.
         """
         device = self._processes.device
-        terms = torch.stack([*update.terms, update.iou, torch.zeros_like(update.iou)]).cpu()
+        extra = update.object_terms
+        zero = torch.zeros_like(update.iou)
+        terms = torch.stack([*update.terms, *extra, update.iou, zero]).cpu()
         terms[-1] = update.phrases
-        total, bce, focal, dice, iou, phrases = self._processes.sum(terms).tolist()
+        total, bce, focal, dice, *of_objects, iou, phrases = self._processes.sum(terms).tolist()
         spent = time.perf_counter() - self._started
         row = {
             "loss": total,
@@ -76,6 +78,8 @@ class Meter:
             "data_wait_share": self._waited / spent,
             "gpu_memory_gib": 0.0,
         }
+        if learner.config.objects.enabled:
+            row |= dict(zip(extra._fields, of_objects, strict=True))
         for group in learner.optimizer.param_groups:
             row[f"lr_{group['name']}"] = group["lr"]
         if device.type == "cuda":

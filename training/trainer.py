@@ -84,6 +84,7 @@ class Trainer:
             accumulate=optim.accumulate,
             rank=processes.rank,
             world=processes.world,
+            objects=config.objects.enabled,
         )
         self.learner = Learner(config, model, self.schedule, processes)
         self.files = RunFiles(Path(config.run.out), config.run.keep)

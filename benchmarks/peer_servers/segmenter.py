@@ -67,7 +67,9 @@ class Segmenter:
     def finish(self, question: Question, logits: NDArray[np.float32]) -> dict[str, Any]:
         """The mask as COCO RLE, with score, area and box."""
         finding = Finding(question.expression, False, logits)
-        found = answers.restore(finding, question.geometry, self._spec.threshold)
+        found = answers.restore(
+            finding, question.geometry, self._spec.threshold, self._spec.score_map
+        )
         return dict(json.loads(answers.describe(found, _OPTIONS).model_dump_json()))
 
     def _logits(self, images: NDArray[np.uint8], tokens: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from model.calibration import ScoreMap
 from model.probe import Probe
 from model.tokenizer import TokenizedTexts
 from service.device import DeviceLost as DeviceLost
@@ -108,6 +109,8 @@ class ModelSpec:
     image_size: int
     word_length: int
     threshold: float
+    score_map: ScoreMap | None = None
+    """From how sure a map is of its mask to the expected IoU; None where nobody measured it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,5 +17,6 @@ def complete(bundle: Bundle, backend: Backend[Any]) -> LoadedModel:
         image_size=config.image_size,
         word_length=config.word_length,
         threshold=config.threshold,
+        score_map=config.score_map,
     )
     return LoadedModel(spec, backend, bundle.tokenizer(), bundle.probe())

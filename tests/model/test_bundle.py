@@ -28,6 +28,7 @@ from model.bundle import (
     BundleError,
     write_bundle,
 )
+from model.calibration import ScoreMap
 from model.probe import Probe
 from model.tokenizer import clip_tokenizer
 
@@ -244,6 +245,13 @@ def test_the_configuration_is_plain_json_and_frozen(bundle: Bundle) -> None:
         bundle.config.threshold = 0.9  # type: ignore[misc]
 
 
+def test_its_score_map_is_what_evaluation_fitted(bundle: Bundle) -> None:
+    assert bundle.config.score_map is None
+    knots = [[0.2, 0.1], [0.9, 0.8]]
+    config = replace(bundle.config, scores={"calibration": {"knots": knots}})
+    assert config.score_map == ScoreMap.of(knots)
+
+
 def test_others_may_read_it(bundle: Bundle) -> None:
     """Not with the private permissions of the temporary directory that it was made in."""
     plain = bundle.path.parent / "plain"
@@ -450,6 +458,8 @@ def test_an_unknown_field_is_named(bundle: Bundle) -> None:
         ("std", {"r": 1, "g": 1, "b": 1}),
         ("training", []),
         ("scores", None),
+        ("scores", {"calibration": {}}),
+        ("scores", {"calibration": {"knots": [[0.5, 0.5], [0.4, 0.6]]}}),
         ("parity", "1e-6"),
         ("precisions", []),
         ("precisions", {"fp8": {}}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from model.calibration import ScoreMap, agreement
 from model.preprocess import letterbox_geometry, restore_probability, sigmoid
 from service.answers import Finding, describe, restore
 from service.schemas import SegmentOptions
@@ -37,6 +38,18 @@ def test_score_is_the_mean_probability_inside() -> None:
     assert result.area == inside.sum() > 0
     np.testing.assert_array_equal(found.mask.full(), inside)
     assert result.mask is None
+
+
+def test_score_is_the_expected_iou_where_that_was_measured() -> None:
+    logits = np.full((16, 16), -20.0)
+    logits[4:12, 4:12] = 1.0
+    sure = agreement(sigmoid(logits), 0.5)
+    assert 0.6 < sure < 0.8
+    measured = ScoreMap(((0.0, 0.0), (sure, 0.25), (1.0, 0.9)))
+    found = restore(finding(logits), GEOMETRY, threshold=0.5, score_map=measured)
+    assert found.score == pytest.approx(0.25, abs=1e-5)
+    nothing = restore(finding(np.full((16, 16), -20.0)), GEOMETRY, 0.5, measured)
+    assert nothing.score == 0.0
 
 
 def test_extreme_logits_are_certain_and_finite() -> None:

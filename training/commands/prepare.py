@@ -1,4 +1,4 @@
-"""python -m training prepare {instances,phrasecut,refcoco,voc}: a data set -> a phrase store."""
+"""python -m training prepare {instances,scenes,phrasecut,refcoco,voc}: a data set -> a store."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def add(commands: Commands) -> None:
     data_sets = prepare.add_subparsers(required=True, metavar="DATA_SET")
 
     _declare_instances(data_sets)
+    _declare_scenes(data_sets)
     _declare_phrasecut(data_sets)
     _declare_refcoco(data_sets)
     _declare_voc(data_sets)
@@ -38,6 +39,9 @@ def _declare_instances(data_sets: Commands) -> None:
         "--source", default="", help="a name for the photos of image rows that carry no `source`"
     )
     instances.add_argument(
+        "--sources", default="", help="only photos of these sources, separated by commas"
+    )
+    instances.add_argument(
         "--coco-ids",
         choices=COCO_ID_MODES,
         default="auto",
@@ -54,9 +58,35 @@ def _instances(options: argparse.Namespace) -> None:
     images = options.images or options.annotations.parent
     defaults = RowDefaults(options.split, options.source, options.coco_ids)
     report = prepare_instances(
-        options.annotations, images, options.out, seed=options.seed, defaults=defaults
+        options.annotations,
+        images,
+        options.out,
+        seed=options.seed,
+        defaults=defaults,
+        sources=[name.strip() for name in options.sources.split(",") if name.strip()],
     )
     print(report.text())
+
+
+def _declare_scenes(data_sets: Commands) -> None:
+    scenes = data_sets.add_parser(
+        "scenes", help="layouts with exact labels, made of an instance file's cut-out objects"
+    )
+    scenes.add_argument("--annotations", type=Path, required=True, help="COCO-format JSON")
+    scenes.add_argument("--images", type=Path, help="root of its file names; default: its folder")
+    scenes.add_argument("--out", type=Path, required=True, help="the store to write")
+    scenes.add_argument("--train", type=int, default=8000, help="layouts of training photos")
+    scenes.add_argument("--val", type=int, default=400, help="layouts of validation photos")
+    scenes.add_argument("--seed", type=int, default=0)
+    scenes.set_defaults(run=_scenes)
+
+
+def _scenes(options: argparse.Namespace) -> None:
+    from training.prepare_scenes import prepare_scenes
+
+    images = options.images or options.annotations.parent
+    counts = {"train": options.train, "val": options.val}
+    print(prepare_scenes(options.annotations, images, options.out, counts, options.seed).text())
 
 
 def _declare_phrasecut(data_sets: Commands) -> None:

@@ -6,8 +6,8 @@ on nothing but (seed, step), so a resumed run, or one with other workers, sees t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +22,16 @@ from model.tokenizer import Tokenizer
 
 from ..config import DataSection
 from .lmdb_file import StoreError
-from .lmdb_store import PhraseRecord, PhraseStore, decode_rle
+from .lmdb_store import PhraseStore
+from .object_labels import object_map, object_roles, stacked_roles
+from .phrase_choice import choose_siblings
+from .phrase_records import ObjectRecord, PhraseRecord, decode_rle
 from .phrase_templates import swap_left_right
 from .run_lengths import mask_changes
 from .sampling import TrainingOrder, held_out_photos, training_images
-from .transforms import jitter, random_crop, survives_crop, true_under_crop
+from .transforms import Crop, jitter, random_crop, survives_crop, true_under_crop
+
+_NOTHING = torch.empty(0, dtype=torch.int64)
 
 
 class Batch(NamedTuple):
@@ -34,12 +39,16 @@ class Batch(NamedTuple):
 
     images: uint8 (I, S, S, 3). tokens: int64 (N, L). targets: float32 (N, S/4, S/4) of 0 and 1.
     image_index: int64 (N,), the image that each expression is about.
+    objects: int64 (I, S/4, S/4) and roles: int64 (N, K + 1), see `object_losses`; both empty where
+        the run does not ask for them.
     """
 
     images: Tensor
     tokens: Tensor
     targets: Tensor
     image_index: Tensor
+    objects: Tensor = _NOTHING
+    roles: Tensor = _NOTHING
 
 
 _Target = NDArray[np.bool_] | Mapping[str, Any]
@@ -48,9 +57,13 @@ _Target = NDArray[np.bool_] | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _Example:
+    """A photo with some of its phrases; objects and their roles for each where asked for."""
+
     image: NDArray[np.uint8]
     phrases: list[str]
     targets: list[_Target]
+    objects: list[_Target]
+    roles: list[NDArray[np.int64]]
 
 
 def build_order(main: PhraseStore, data: DataSection, seed: int) -> TrainingOrder:
@@ -94,6 +107,7 @@ class TrainingBatches(Dataset[Batch]):
         seed: of the run.
         accumulate: micro-batches of an update.
         rank, world: number of this process, and how many there are.
+        objects: whether batches carry objects and their roles.
 
     Raises:
         ValueError: if a split holds no image with an expression, a mixed store is missing, or
@@ -113,6 +127,7 @@ class TrainingBatches(Dataset[Batch]):
         accumulate: int = 1,
         rank: int = 0,
         world: int = 1,
+        objects: bool = False,
     ) -> None:
         if data.images_per_batch % (world * accumulate):
             raise ValueError(
@@ -126,6 +141,7 @@ class TrainingBatches(Dataset[Batch]):
         self.tokenizer, self.data, self.seed = tokenizer, data, seed
         self.image_size, self.word_length = image_size, word_length
         self.steps, self.accumulate, self.rank, self.world = steps, accumulate, rank, world
+        self.with_objects = objects
 
     def __len__(self) -> int:
         return self.steps * self.accumulate
@@ -140,7 +156,7 @@ class TrainingBatches(Dataset[Batch]):
         step, micro = divmod(item, self.accumulate)
         size, count = self.size_at(step), self.data.images_per_batch
         images: list[NDArray[np.uint8]] = []
-        phrases, targets, index = [], [], []
+        phrases, targets, index, objects, roles = [], [], [], [], []
         first = micro * self.world + self.rank
         for place in range(first, count, self.world * self.accumulate):
             example = self._example(step * count + place)
@@ -149,12 +165,18 @@ class TrainingBatches(Dataset[Batch]):
             images.append(square)
             phrases += example.phrases
             targets += [_cells(target, geometry, size // 4) for target in example.targets]
+            if self.with_objects:
+                masks = [_cells(each, geometry, size // 4) > 0.5 for each in example.objects]
+                objects.append(object_map(masks, size // 4))
+                roles += example.roles
         tokens = self.tokenizer.encode(phrases, self.word_length).tokens
         return Batch(
             torch.from_numpy(np.stack(images)),
             torch.from_numpy(tokens),
             torch.from_numpy(np.stack(targets)).float(),
             torch.tensor(index),
+            torch.from_numpy(np.stack(objects)) if objects else _NOTHING,
+            torch.from_numpy(stacked_roles(roles)) if roles else _NOTHING,
         )
 
     def _example(self, turn: int) -> _Example:
@@ -163,42 +185,57 @@ class TrainingBatches(Dataset[Batch]):
         store, augment = self.stores[unit.store], self.data.augment
         image, records = store.photo(unit.image_id), store.phrases(unit.image_id)
         records = [records[place] for place in unit.phrases]
+        scene = _Labelled(image, store.objects(unit.image_id) if self.with_objects else None)
         example = None
         if rng.random() < augment.crop:
-            example = self._cropped(image, records, rng)
+            example = self._cropped(scene, records, rng)
         if example is None:
-            chosen = self._choose(records, rng)
-            phrases = [record.phrase for record in chosen]
-            example = _Example(image, phrases, [record.rle for record in chosen])
+            example = scene.example(self._choose(records, rng))
         if rng.random() < augment.flip:
             example = _mirrored(example)
         if augment.jitter:
-            image = jitter(example.image, augment.jitter, rng)
-            example = _Example(image, example.phrases, example.targets)
+            example = replace(example, image=jitter(example.image, augment.jitter, rng))
         return example
 
     def _choose(self, records: list[PhraseRecord], rng: np.random.Generator) -> list[PhraseRecord]:
-        order = rng.permutation(len(records))[: self.data.phrases_per_image]
-        return [records[i] for i in order]
+        count = self.data.phrases_per_image
+        if self.data.siblings and rng.random() < self.data.siblings:
+            return choose_siblings(records, count, rng)
+        return [records[i] for i in rng.permutation(len(records))[:count]]
 
     def _cropped(
-        self, image: NDArray[np.uint8], records: list[PhraseRecord], rng: np.random.Generator
+        self, scene: _Labelled, records: list[PhraseRecord], rng: np.random.Generator
     ) -> _Example | None:
         """A crop with phrases that stay true in it, or None where none does.
 
         Where an epoch passes over every phrase, None as soon as one would be lost.
         """
-        crop = random_crop(image.shape[0], image.shape[1], rng)
+        crop = random_crop(scene.image.shape[0], scene.image.shape[1], rng)
         stable = [record for record in records if true_under_crop(record.kind, record.phrase)]
-        phrases: list[str] = []
-        targets: list[_Target] = []
-        for record in self._choose(stable, rng):
-            mask = decode_rle(record.rle)
-            if survives_crop(mask, crop):
-                phrases.append(record.phrase)
-                targets.append(crop.of(mask))
+        kept = [
+            record
+            for record in self._choose(stable, rng)
+            if survives_crop(decode_rle(record.rle), crop)
+        ]
         needed = len(records) if self.data.epoch == "phrases" else 1
-        return _Example(crop.of(image), phrases, targets) if len(phrases) >= needed else None
+        return _cropped_to(crop, scene.example(kept)) if len(kept) >= needed else None
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """A photo as stored, with its objects where they are asked for and known."""
+
+    image: NDArray[np.uint8]
+    objects: Sequence[ObjectRecord] | None
+
+    def example(self, records: Sequence[PhraseRecord]) -> _Example:
+        return _Example(
+            self.image,
+            [record.phrase for record in records],
+            [record.rle for record in records],
+            [each.rle for each in self.objects or ()],
+            [object_roles(record, self.objects) for record in records],
+        )
 
 
 def _mixed_stores(data: DataSection) -> list[PhraseStore]:
@@ -213,10 +250,21 @@ def _named_store(path: str, setting: str) -> PhraseStore:
 
 
 def _mirrored(example: _Example) -> _Example:
-    return _Example(
-        np.ascontiguousarray(example.image[:, ::-1]),
-        [swap_left_right(phrase) or phrase for phrase in example.phrases],
-        [_mask(target)[:, ::-1] for target in example.targets],
+    return replace(
+        example,
+        image=np.ascontiguousarray(example.image[:, ::-1]),
+        phrases=[swap_left_right(phrase) or phrase for phrase in example.phrases],
+        targets=[_mask(target)[:, ::-1] for target in example.targets],
+        objects=[_mask(each)[:, ::-1] for each in example.objects],
+    )
+
+
+def _cropped_to(crop: Crop, example: _Example) -> _Example:
+    return replace(
+        example,
+        image=crop.of(example.image),
+        targets=[crop.of(_mask(target)) for target in example.targets],
+        objects=[crop.of(_mask(each)) for each in example.objects],
     )
 
 

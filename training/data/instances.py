@@ -47,8 +47,8 @@ from training.data.layout import (
     relation_verdict,
     size_extremes,
 )
-from training.data.lmdb_store import PhraseRecord, encode_rle
 from training.data.phrase_choice import DEFAULT_LIMITS, Candidate, PhraseLimits, choose
+from training.data.phrase_records import ObjectRecord, PhraseRecord, encode_rle
 from training.data.phrase_templates import (
     ORDINAL_WORDS,
     Noun,
@@ -73,10 +73,15 @@ _OPPOSITE = {"left": "right", "right": "left"}
 
 @dataclass(frozen=True)
 class PhotoPhrases:
-    """The phrases of an image, and how many were dropped for a small target, by kind."""
+    """The phrases of an image, and how many were dropped for a small target, by kind.
+
+    objects: the things of all complete classes whose instances a person tells apart; what the
+        phrases' `matched` and `anchors` count in.
+    """
 
     phrases: tuple[PhraseRecord, ...]
     too_small: Mapping[str, int]
+    objects: tuple[ObjectRecord, ...]
 
 
 def make_phrases(
@@ -111,7 +116,8 @@ def make_phrases(
                 texts.add(candidate.phrase)
                 kept.append(candidate)
     chosen = choose(by_kind, limits, policy.layout_limit, rng)
-    return PhotoPhrases(tuple(scene.record(candidate) for candidate in chosen), too_small)
+    records = tuple(scene.record(candidate) for candidate in chosen)
+    return PhotoPhrases(records, too_small, scene.objects())
 
 
 class _Scene:
@@ -131,6 +137,12 @@ class _Scene:
         self.groups = {name: group for group, name in enumerate(sorted(instances))}
         self.classes = {name: list(instances[name]) for name in sorted(instances)}
         self.pixel_colours = name_pixels(image)
+        self._first_object: dict[str, int] = {}
+        count = 0
+        for name, things in self.classes.items():
+            if not self._whole_class_only(name):
+                self._first_object[name] = count
+                count += len(things)
 
     def things(self, candidate: Candidate) -> list[Instance]:
         return self.classes[candidate.class_name]
@@ -147,10 +159,21 @@ class _Scene:
             "plural": self._plural,
         }
         for name, things in self.classes.items():
-            whole_class_only = self.policy.regions or name in self.policy.stuff
-            if kind not in ("class", "colour") and whole_class_only:
+            if kind not in ("class", "colour") and self._whole_class_only(name):
                 continue
             yield from make[kind](name, noun_of(name), things)
+
+    def _whole_class_only(self, name: str) -> bool:
+        """Whether the masks of a class are not the things that a person would count."""
+        return self.policy.regions or name in self.policy.stuff
+
+    def objects(self) -> tuple[ObjectRecord, ...]:
+        """The things of all classes that can be counted, in the order that phrases count in."""
+        return tuple(
+            ObjectRecord(name, self.groups[name], encode_rle(thing.mask))
+            for name in self._first_object
+            for thing in self.classes[name]
+        )
 
     def record(self, candidate: Candidate) -> PhraseRecord:
         """The candidate with its masks drawn."""
@@ -159,6 +182,8 @@ class _Scene:
         if candidate.swapped_target:
             swapped_rle = encode_rle(_union(things, candidate.swapped_target))
         target = _union(things, candidate.target)
+        first = self._first_object.get(candidate.class_name)
+        anchor = self._first_object.get(candidate.anchor)
         return PhraseRecord(
             phrase=candidate.phrase,
             kind=candidate.kind,
@@ -168,6 +193,8 @@ class _Scene:
             swapped=swap_left_right(candidate.phrase),
             swapped_rle=swapped_rle,
             group=self.groups[candidate.class_name],
+            matched=None if first is None else tuple(first + index for index in candidate.target),
+            anchors=() if anchor is None else (anchor,),
         )
 
     def _candidate(
@@ -177,9 +204,10 @@ class _Scene:
         phrase: str,
         target: Sequence[int],
         swapped_target: Sequence[int] = (),
+        anchor: str = "",
     ) -> Candidate:
         telling = len(target) < len(self.classes[name])
-        return Candidate(kind, name, phrase, tuple(target), telling, tuple(swapped_target))
+        return Candidate(kind, name, phrase, tuple(target), telling, tuple(swapped_target), anchor)
 
     def _class(self, name: str, noun: Noun, things: list[Instance]) -> Iterator[Candidate]:
         phrase = class_phrase(spoken_noun(noun, self.rng), len(things), self.rng)
@@ -265,7 +293,7 @@ class _Scene:
                 )
                 phrase = relation_phrase(spoken, relation, spoken_other, len(target), self.rng)
                 swapped = found.get(_OPPOSITE.get(relation, "")) or ()
-                yield self._candidate("relation", name, phrase, target, swapped)
+                yield self._candidate("relation", name, phrase, target, swapped, other)
 
 
 def _matches(verdicts: Sequence[str]) -> tuple[int, ...] | None:

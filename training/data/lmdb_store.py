@@ -10,6 +10,7 @@ Keys and values (UTF-8 JSON except the photos):
     image/<id>      height, width, split, source, n_phrases
     jpeg/<id>       the photo's bytes, as they are in its file
     phrases/<id>    list of phrases, masks as COCO run lengths
+    objects/<id>    list of annotated objects, where the data set tells objects apart
 
 An image is stored once and shared by its phrases. The writer commits whole images in batches, so
 that a killed run continues after the last batch; readers refuse a store that is not finished.
@@ -21,7 +22,7 @@ import io
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -30,7 +31,6 @@ import lmdb
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pycocotools import mask as mask_api
 
 from training.data.lmdb_file import (
     REMAKE,
@@ -41,71 +41,18 @@ from training.data.lmdb_file import (
     shared_environment,
     used_bytes,
 )
+from training.data.phrase_records import ImageRecord as ImageRecord
+from training.data.phrase_records import ObjectRecord
+from training.data.phrase_records import PhraseRecord as PhraseRecord
+from training.data.phrase_records import decode_rle as decode_rle
+from training.data.phrase_records import encode_rle as encode_rle
 
 FORMAT = "segvlm-phrases"
 FORMAT_VERSION = 2
 _META, _INDEX, _SPLITS = b"meta", b"index", b"splits"
 _INITIAL_MAP_SIZE = 64 << 20
 _NO_SPLITS: Mapping[str, Collection[str]] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """One photo of the store. Sizes in pixels.
-
-    coco_id: the photo's number in COCO, where it is one; data sets that share photos are told
-        apart from each other by it (see `data.sampling`).
-    """
-
-    image_id: str
-    split: str
-    source: str
-    height: int
-    width: int
-    n_phrases: int
-    coco_id: int | None = None
-
-
-@dataclass(frozen=True)
-class PhraseRecord:
-    """One phrase about a photo.
-
-    Attributes:
-        phrase: what a person says, "the dog on the left".
-        kind: one of `instances.KINDS`, or what the data set calls it (PhraseCut: "name",
-            "attribute", "relation", "verbose"; RefCOCO: "referring").
-        class_name: the bare noun, for the class-name-only ablation.
-        rle: COCO compressed run lengths of the target, {"size": [H, W], "counts": str}.
-        discriminative: the target is a proper subset of its class's instances in the photo.
-        swapped: the phrase with left and right exchanged; None when it holds neither word.
-        swapped_rle: the mask of `swapped`; None when nothing matches it or it is not decided. It
-            can equal `rle`: the second of three is the second from both sides.
-        group: equal for the phrases about one class in one photo (siblings).
-        task_id: the data set's own name of this phrase, as its scoring tool wants it; "" if none.
-        subsets: the data set's evaluation subsets that the phrase belongs to, "all" not among them.
-    """
-
-    phrase: str
-    kind: str
-    class_name: str
-    rle: Mapping[str, Any]
-    discriminative: bool
-    swapped: str | None
-    swapped_rle: Mapping[str, Any] | None
-    group: int
-    task_id: str = ""
-    subsets: Sequence[str] = ()
-
-
-def encode_rle(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO compressed run lengths of a mask (H, W), JSON-ready."""
-    rle = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def decode_rle(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-    """Mask (H, W) bool of COCO compressed run lengths."""
-    return np.asarray(mask_api.decode({"size": rle["size"], "counts": rle["counts"]}), dtype=bool)
+_NO_OBJECTS: Mapping[str, Sequence[ObjectRecord]] = MappingProxyType({})
 
 
 class PhraseStoreWriter:
@@ -163,8 +110,12 @@ class PhraseStoreWriter:
         self,
         batch: Sequence[tuple[ImageRecord, bytes, Sequence[PhraseRecord]]],
         progress: Mapping[str, Any],
+        objects: Mapping[str, Sequence[ObjectRecord]] = _NO_OBJECTS,
     ) -> None:
-        """Commit images with their phrases, and the progress to continue from, as one step."""
+        """Commit images with their phrases, and the progress to continue from, as one step.
+
+        objects: by image id, of images whose phrases say which objects they mean.
+        """
         items = []
         for record, jpeg, phrases in batch:
             key = record.image_id
@@ -172,6 +123,9 @@ class PhraseStoreWriter:
             items.append((_key("image", key), _to_json(asdict(record))))
             items.append((_key("jpeg", key), jpeg))
             items.append((_key("phrases", key), _to_json([asdict(phrase) for phrase in phrases])))
+            if key in objects:
+                rows = [asdict(each) for each in objects[key]]
+                items.append((_key("objects", key), _to_json(rows)))
         meta = {**self._meta, "progress": dict(progress)}
         self._commit([*items, (_META, _to_json(meta))])
         self._meta = meta
@@ -332,7 +286,15 @@ class PhraseStore:
     def phrases(self, image_id: str) -> list[PhraseRecord]:
         """All phrases of an image. Raises KeyError for an unknown id."""
         rows = json.loads(self._get("phrases", image_id))
-        return [PhraseRecord(**{**row, "subsets": tuple(row["subsets"])}) for row in rows]
+        return [_phrase_of(row) for row in rows]
+
+    def objects(self, image_id: str) -> list[ObjectRecord] | None:
+        """All annotated objects of an image, which its phrases count in; None where it has none."""
+        try:
+            rows = json.loads(self._get("objects", image_id))
+        except KeyError:
+            return None
+        return [ObjectRecord(**row) for row in rows]
 
     def metadata(self) -> dict[str, Any]:
         """The meta record: format, fingerprint of the input, progress and report of the making."""
@@ -384,6 +346,13 @@ def _checked_meta(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
             f"{FORMAT_VERSION}; delete it and {REMAKE}"
         )
     return meta
+
+
+def _phrase_of(row: dict[str, Any]) -> PhraseRecord:
+    """A phrase from its JSON, whose lists are tuples here; older stores lack the newer fields."""
+    lists = {"subsets": (), "matched": None, "anchors": ()}
+    found = {name: row.get(name, default) for name, default in lists.items()}
+    return PhraseRecord(**{**row, **{n: v if v is None else tuple(v) for n, v in found.items()}})
 
 
 def _key(table: str, image_id: str) -> bytes:

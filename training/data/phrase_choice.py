@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
+import numpy as np
+
+from training.data.phrase_records import PhraseRecord
+
 LAYOUT_KINDS = frozenset({"position", "size", "ordinal"})
 _ACHROMATIC = frozenset({"black", "grey", "white"})
 
@@ -41,6 +45,7 @@ class Candidate:
         swapped_target: the same for the phrase with left and right exchanged; empty when
             nothing matches it or it is not decided.
         telling: the target is not the whole class, so the words beyond the class matter.
+        anchor: the class whose only instance the phrase names to say where the target is; "" none.
     """
 
     kind: str
@@ -49,6 +54,7 @@ class Candidate:
     target: tuple[int, ...]
     telling: bool
     swapped_target: tuple[int, ...] = ()
+    anchor: str = ""
 
 
 def choose(
@@ -102,3 +108,26 @@ def _few_without_hue(queue: list[Candidate]) -> list[Candidate]:
             kept.append(candidate)
         seen |= words
     return kept
+
+
+def choose_siblings(
+    records: Sequence[PhraseRecord], count: int, rng: np.random.Generator
+) -> list[PhraseRecord]:
+    """Phrases of one image for a batch, class by class, those that tell siblings apart first.
+
+    The classes come in random order, a class the likelier early the more telling phrases it has;
+    of each come its telling phrases, then one other. What is left fills up.
+    """
+    groups: dict[int, list[PhraseRecord]] = {}
+    for index in rng.permutation(len(records)):
+        groups.setdefault(records[index].group, []).append(records[index])
+    telling = {group: sum(r.discriminative for r in rows) for group, rows in groups.items()}
+    order = sorted(groups, key=lambda group: -(rng.random() ** (1 / (0.2 + telling[group]))))
+    chosen: list[PhraseRecord] = []
+    rest: list[PhraseRecord] = []
+    for group in order:
+        rows = groups[group]
+        plain = [record for record in rows if not record.discriminative]
+        chosen += [record for record in rows if record.discriminative] + plain[:1]
+        rest += plain[1:]
+    return [*chosen, *rest][:count]

@@ -20,7 +20,8 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from training.data.instances import KINDS
-from training.data.lmdb_store import ImageRecord, PhraseRecord, PhraseStoreWriter
+from training.data.lmdb_store import PhraseStoreWriter
+from training.data.phrase_records import ImageRecord, ObjectRecord, PhraseRecord
 
 _BATCH_IMAGES = 32
 # The report is committed with every batch: what is listed in it must stay small.
@@ -29,11 +30,16 @@ _OTHER = "faults"
 
 
 class ReadyPhoto(NamedTuple):
-    """A photo as the store takes it: its record, its JPEG bytes, its phrases."""
+    """A photo as the store takes it: its record, its JPEG bytes, its phrases.
+
+    objects: what `PhraseRecord.matched` counts in; None where the data set does not tell objects
+        apart.
+    """
 
     record: ImageRecord
     jpeg: bytes
     phrases: Sequence[PhraseRecord]
+    objects: Sequence[ObjectRecord] | None = None
 
 
 class PhotoSource(Protocol):
@@ -192,7 +198,11 @@ def build_store(
                 made = [source.make(index, report) for index in indices]
                 report.bound_faults()
                 state = {"next": indices.stop, "report": asdict(report)}
-                writer.add([item for item in made if item is not None], state)
+                ready = [item for item in made if item is not None]
+                objects = {
+                    item.record.image_id: item.objects for item in ready if item.objects is not None
+                }
+                writer.add([item[:3] for item in ready], state, objects)
                 bar.update(len(indices))
         if not report.images:
             raise ValueError(
