@@ -12,6 +12,8 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from service.access import Access
+from service.api_keys import KeyFile
 from service.engine import Engine
 from service.errors import (
     ClientGone,
@@ -88,7 +90,8 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     )
     for router in routers:
         app.include_router(router)
-    for route in (route for router in routers for route in router.routes):
+    routes = [route for router in routers for route in router.routes]
+    for route in routes:
         if isinstance(route, APIRoute):
             engine.metrics.announce_route(route.path, {200, *map(int, route.responses)})
 
@@ -101,6 +104,9 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     for kind in (ServiceError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(BodyLimit, settings=settings)
+    if settings.api_keys_file is not None:
+        keys = KeyFile(settings.api_keys_file)
+        app.add_middleware(Access, keys=keys, problem=problem_response, routes=routes)
     app.add_middleware(  # the last one added is the outermost
         RequestObserver, metrics=engine.metrics, problem=problem_response, record=record
     )

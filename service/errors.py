@@ -4,6 +4,7 @@
       CallerError                    the caller can mend it
         MalformedBody      400       malformed_body      not valid JSON or multipart
         BadImage           400       bad_image           not an image, or broken, or of no use here
+        Unauthorized       401       unauthorized        no API key, or an unknown one
         RouteUnknown       404       not_found
         MethodUnknown      405       method_not_allowed
         NotAcceptable      406       not_acceptable      what Accept wants cannot hold the result
@@ -84,6 +85,19 @@ class BadImage(CallerError):
     """The image's bytes are not a whole image of a format that we read."""
 
     status, reason, title = 400, "bad_image", "Not a readable image"
+
+
+class Unauthorized(CallerError):
+    """The request brings no API key, or one that is not in the file."""
+
+    status, reason, title = 401, "unauthorized", "An API key is needed"
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(
+            f"{fault}; send `Authorization: Bearer KEY` or `X-API-Key: KEY`, with a key that the "
+            "operator gave you",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
 
 
 class RouteUnknown(CallerError):

@@ -38,7 +38,8 @@ class RequestObserver:
     """Gives each request an id, and counts, times and logs it once, whatever becomes of it.
 
     It is the outermost, so it also answers what nothing else caught. `scope["state"]` carries what
-    the layers inside say of the request: `request_id`, `times`, and `reason` if it was refused.
+    the layers inside say of the request: `request_id`, `times`, `key`, its API key's name, and
+    `reason` if it was refused.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class RequestObserver:
                 status=status or InternalError.status,
                 reason=state["reason"],
                 traceparent=headers.get("traceparent"),
+                key=state.get("key"),
                 started_at=started,
                 finished_at=times.clock(),
                 stages=tuple(times.stages),

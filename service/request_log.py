@@ -37,17 +37,19 @@ def log_request(ended: RequestRecord) -> None:
     outcome = f"{ended.status} {ended.reason}" if ended.reason else str(ended.status)
     shown = " ".join(f"{name}={value:g}" for name, value in milliseconds.items())
     logger.info(
-        "%s %s %s ms: %s",
+        "%s %s %s ms: %s%s",
         ended.method,
         ended.path,
         outcome,
         shown,
+        f" key={ended.key}" if ended.key else "",
         extra={
             "method": ended.method,
             "path": ended.path,
             "route": ended.route,
             "status": ended.status,
             "reason": ended.reason,
+            "key": ended.key,
             "milliseconds": milliseconds,
         },
     )

@@ -20,6 +20,7 @@ class RequestRecord:
 
     `path` is percent-encoded, `route` a template such as `/segment`. `reason`: of
     `service.errors`, None if it got what it asked for. `traceparent`: W3C Trace Context's header.
+    `key`: the name of the API key that it came with.
     """
 
     request_id: str
@@ -29,6 +30,7 @@ class RequestRecord:
     status: int
     reason: str | None
     traceparent: str | None
+    key: str | None
     started_at: float
     finished_at: float
     stages: tuple[Stage, ...]

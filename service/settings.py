@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.bundle import DEFAULT_BUNDLE
+from service.api_keys import KeyFileError, read_keys
 from service.backends import BACKENDS
 
 _PREFIX = "SEGVLM_"
@@ -66,6 +67,9 @@ class Settings(BaseSettings):
     host: str = Field("0.0.0.0", description="address to listen on")
     port: Annotated[int, BeforeValidator(_not_a_service_link)] = Field(
         8000, ge=0, le=65535, description="port to listen on; 0 takes a free one"
+    )
+    api_keys_file: Path | None = Field(
+        None, description="file of the API keys that are let in; without it everybody is"
     )
     access_log: bool = Field(True, description="log a line for each request")
     log_format: Literal["text", "json"] = Field(
@@ -164,6 +168,7 @@ def load_settings(**overrides: Any) -> Settings:
             faults.append(f"{source}={fault['input']}: {_complaint(name, fault)}")
     else:
         faults.extend(_contradictions(settings))
+        faults.extend(_key_file_faults(settings))
     if faults:
         raise SettingsError(faults)
     return settings
@@ -208,6 +213,15 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             f"SEGVLM_MAX_BODY_BYTES={settings.max_body_bytes}: must not be more than "
             f"SEGVLM_MAX_BUFFERED_BYTES={settings.max_buffered_bytes}, which holds all bodies"
         )
+
+
+def _key_file_faults(settings: Settings) -> Iterator[str]:
+    """A line for each fault of the file of keys, before minutes are spent on the model."""
+    try:
+        if settings.api_keys_file is not None:
+            read_keys(settings.api_keys_file)
+    except KeyFileError as error:
+        yield from (f"SEGVLM_API_KEYS_FILE: {fault}" for fault in error.faults)
 
 
 def _complaint(name: str, fault: Mapping[str, Any]) -> str:
