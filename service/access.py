@@ -6,14 +6,16 @@ import base64
 import binascii
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api_keys import ApiKey, KeyFile
-from service.errors import ServiceError, Unauthorized
+from service.errors import RateLimited, ServiceError, Unauthorized
+from service.key_limits import KeyUses
 
 OPEN_PATHS = frozenset(
     {
@@ -28,6 +30,7 @@ OPEN_PATHS = frozenset(
 )
 """What anybody may GET: probes, and the page, which asks its user for a key."""
 
+_STARTS = ("http.response.start", "websocket.http.response.start")
 _OPEN_BELOW = "/static/"
 _SUBPROTOCOL = "segvlm.key."
 
@@ -35,7 +38,7 @@ Problem = Callable[[Scope, ServiceError], Response]
 
 
 class Access:
-    """Lets a request in if it brings a key of the file; runs before its body is read.
+    """Lets a request in if its key is known and has not used up its limits; reads no body before.
 
     `scope["state"]["key"]` then has the key's name. A WebSocket is refused before it is accepted.
     """
@@ -45,6 +48,7 @@ class Access:
     ) -> None:
         self._app = app
         self._keys = keys
+        self._uses = KeyUses()
         self._problem = problem
         self._routes = routes
 
@@ -54,11 +58,23 @@ class Access:
             return
         try:
             key = self._authenticate(scope)
-        except ServiceError as error:
+        except Unauthorized as error:
             await self._refuse(scope, receive, send, error)
             return
         scope.setdefault("state", {})["key"] = key.name
-        await self._app(scope, receive, send)
+
+        async def send_with_limits(message: Message) -> None:
+            if message["type"] in _STARTS:
+                MutableHeaders(scope=message).update(self._uses.of(key).headers())
+            await send(message)
+
+        with ExitStack() as running:
+            try:
+                running.enter_context(self._uses.entered(key))
+            except RateLimited as error:
+                await self._refuse(scope, receive, send_with_limits, error)
+                return
+            await self._app(scope, receive, send_with_limits)
 
     def _authenticate(self, scope: Scope) -> ApiKey:
         brought = _brought_key(scope)

@@ -12,6 +12,7 @@
         TooLarge           413       too_large           too many bytes or too many pixels
         UnsupportedMedia   415       unsupported_media
         InvalidField       422       invalid_field       lists every field that is wrong
+        RateLimited        429       rate_limited        with Retry-After
         ClientGone         499       disconnected        nobody is left to read the answer
       ServerError                    the caller can only try again
         InternalError      500       internal
@@ -69,6 +70,11 @@ class ServiceError(Exception):
             "request_id": request_id,
             **self.members,
         }
+
+
+def _whole_seconds(seconds: float) -> str:
+    """Rounded up, at least one."""
+    return str(max(1, -int(-seconds // 1)))
 
 
 class CallerError(ServiceError):
@@ -158,6 +164,15 @@ class InvalidField(CallerError):
         )
 
 
+class RateLimited(CallerError):
+    """The API key has used up what it may; another request later will do."""
+
+    status, reason, title = 429, "rate_limited", "Too many requests with this API key"
+
+    def __init__(self, detail: str, retry_after: float) -> None:
+        super().__init__(detail, headers={"Retry-After": _whole_seconds(retry_after)})
+
+
 class ClientGone(CallerError):
     """The client closed the connection. The status is nginx's; only metrics and logs see it."""
 
@@ -201,8 +216,8 @@ class _Overloaded(ServerError):
     status = 503
 
     def __init__(self, detail: str, retry_after: float) -> None:
-        self.retry_after = max(1, -int(-retry_after // 1))  # whole seconds, rounded up
-        super().__init__(detail, headers={"Retry-After": str(self.retry_after)})
+        super().__init__(detail, headers={"Retry-After": _whole_seconds(retry_after)})
+        self.retry_after = int(self.headers["Retry-After"])
 
 
 class QueueFull(_Overloaded):
