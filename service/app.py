@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute
 
 from service.access import Access
 from service.api_keys import KeyFile
@@ -40,6 +42,12 @@ from service.settings import Settings
 from service.tracing import Tracer, make_tracer
 
 logger = logging.getLogger("segvlm.request")
+
+READABLE_HEADERS = (
+    "X-Request-Id", "Retry-After", "Server-Timing", "RateLimit-Policy", "RateLimit",
+    "WWW-Authenticate",
+)  # fmt: skip
+"""What a page of another origin may read of an answer beside its body."""
 
 DESCRIPTION = """\
 Send a photo and what to find in it, get the mask of that region:
@@ -104,13 +112,26 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     for kind in (ServiceError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(BodyLimit, settings=settings)
-    if settings.api_keys_file is not None:
-        keys = KeyFile(settings.api_keys_file)
-        app.add_middleware(Access, keys=keys, problem=problem_response, routes=routes)
+    _control_access(app, settings, routes)
     app.add_middleware(  # the last one added is the outermost
         RequestObserver, metrics=engine.metrics, problem=problem_response, record=record
     )
     return app
+
+
+def _control_access(app: FastAPI, settings: Settings, routes: Sequence[BaseRoute]) -> None:
+    """See docs/access.md."""
+    if settings.api_keys_file is not None:
+        keys = KeyFile(settings.api_keys_file)
+        app.add_middleware(Access, keys=keys, problem=problem_response, routes=routes)
+    if settings.cors_origins:  # outside Access: a browser asks without the key first
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins.split(","),
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            expose_headers=READABLE_HEADERS,
+        )
 
 
 def _in_tree(request: Request, error: Exception) -> ServiceError:

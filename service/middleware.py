@@ -72,7 +72,9 @@ class RequestObserver:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers_sent = MutableHeaders(scope=message)
+                headers_sent["X-Request-Id"] = request_id
+                headers_sent["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
         self._metrics.request_started()

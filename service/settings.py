@@ -34,6 +34,10 @@ _LINK_NAME = re.compile(
 _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://.*")
 
 
+# As browsers write it: in small letters, and the port only where it is not the scheme's own.
+_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]+)?")
+
+
 def _not_a_service_link(value: Any) -> Any:
     """Refuse what Kubernetes puts into SEGVLM_PORT when a Service is called `segvlm`."""
     if isinstance(value, str) and _LINK_VALUE.fullmatch(value):
@@ -48,6 +52,16 @@ def _known_backend(value: str) -> str:
     if value not in BACKENDS:
         raise ValueError(f"must be {_choice(BACKENDS)}")
     return value
+
+
+def _known_origins(value: str) -> str:
+    origins = [origin.strip() for origin in value.split(",")] if value else []
+    if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
+        raise ValueError(
+            "must be origins with commas between them, such as https://photos.example.org or "
+            "http://localhost:3000, without a path or a slash at the end; or *"
+        )
+    return ",".join(origins)
 
 
 _LIMITS = {"ge": "at least", "gt": "more than", "le": "at most"}
@@ -70,6 +84,9 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         None, description="file of the API keys that are let in; without it everybody is"
+    )
+    cors_origins: Annotated[str, AfterValidator(_known_origins)] = Field(
+        "", description="origins whose pages may call the service, with commas, or *; none if empty"
     )
     access_log: bool = Field(True, description="log a line for each request")
     log_format: Literal["text", "json"] = Field(
