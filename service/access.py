@@ -62,10 +62,11 @@ class Access:
             await self._refuse(scope, receive, send, error)
             return
         scope.setdefault("state", {})["key"] = key.name
+        use = self._uses.of(key)
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] in _STARTS:
-                MutableHeaders(scope=message).update(self._uses.of(key).headers())
+                MutableHeaders(scope=message).update(use.headers())
             await send(message)
 
         with ExitStack() as running:

@@ -53,11 +53,16 @@ class KeyUse:
     """What one key uses now."""
 
     def __init__(self, key: ApiKey, clock: Callable[[], float]) -> None:
-        self.key = key
+        self._clock = clock
         self.running = 0
+        self.limit(key)
+
+    def limit(self, key: ApiKey) -> None:
+        """From now on as `key` says, beginning with a full bucket; what runs still counts."""
+        self.key = key
         self._bucket: TokenBucket | None = None
         if key.rate is not None:
-            self._bucket = TokenBucket(key.rate, key.burst or math.ceil(key.rate), clock)
+            self._bucket = TokenBucket(key.rate, key.burst or math.ceil(key.rate), self._clock)
 
     def enter(self) -> None:
         """Begin a request, which `running` then counts. Raises RateLimited."""
@@ -92,7 +97,7 @@ class KeyUse:
 
 
 class KeyUses:
-    """The use of all keys, by name. A key whose limits change begins with a full bucket."""
+    """The use of all keys, by name."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -101,18 +106,18 @@ class KeyUses:
     def of(self, key: ApiKey) -> KeyUse:
         """The use of a key."""
         use = self._uses.get(key.name)
-        if use is None or use.key != key:
-            running = use.running if use else 0
+        if use is None:
             use = self._uses[key.name] = KeyUse(key, self._clock)
-            use.running = running
+        elif use.key != key:  # the file has changed
+            use.limit(key)
         return use
 
     @contextmanager
     def entered(self, key: ApiKey) -> Iterator[None]:
         """While a request of `key` runs. Raises RateLimited."""
-        self.of(key).enter()
+        use = self.of(key)
+        use.enter()
         try:
             yield
         finally:
-            # By name: the limits may have changed while it ran, and what runs went along.
-            self._uses[key.name].running -= 1
+            use.running -= 1

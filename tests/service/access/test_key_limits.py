@@ -93,6 +93,16 @@ def test_changed_limits_hold_at_once_and_what_runs_still_counts() -> None:
     assert refused(uses, after) is None
 
 
+def test_what_began_under_the_old_limits_fills_no_new_bucket() -> None:
+    uses = KeyUses(Clock())
+    after = replace(KEY, burst=1)
+    with uses.entered(KEY):
+        use = uses.of(KEY)
+        assert [refused(uses, after), refused(uses, after)] == [None, "2"]
+        assert use.headers()["RateLimit"] == '"rate";r=0;t=2'
+    assert refused(uses, after) == "2"
+
+
 def test_keys_count_apart() -> None:
     uses = KeyUses(Clock())
     other = replace(KEY, name="ben")
