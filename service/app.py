@@ -24,6 +24,7 @@ from service.errors import (
     RouteUnknown,
     ServiceError,
 )
+from service.metrics import Metrics
 from service.middleware import BodyLimit, RequestObserver
 from service.openapi import describe_api
 from service.pipeline import Pipeline
@@ -99,9 +100,7 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     for router in routers:
         app.include_router(router)
     routes = [route for router in routers for route in router.routes]
-    for route in routes:
-        if isinstance(route, APIRoute):
-            engine.metrics.announce_route(route.path, {200, *map(int, route.responses)})
+    _announce(routes, engine.metrics)
 
     async def answer_error(request: Request, error: Exception) -> Response:
         known = _in_tree(request, error)
@@ -117,6 +116,12 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
         RequestObserver, metrics=engine.metrics, problem=problem_response, record=record
     )
     return app
+
+
+def _announce(routes: Sequence[BaseRoute], metrics: Metrics) -> None:
+    for route in routes:
+        if isinstance(route, APIRoute):
+            metrics.announce_route(route.path, {200, *map(int, route.responses)})
 
 
 def _control_access(app: FastAPI, settings: Settings, routes: Sequence[BaseRoute]) -> None:
