@@ -1,4 +1,4 @@
-"""`python -m service serve` and `python -m service segment`; `--help` explains each.
+"""`python -m service serve`, `segment` and `key`; `--help` explains each.
 
 Exit status: 0 done, 1 a fault of the service, 2 something for the caller to mend.
 """
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from service.api_keys import make_key
 from service.backends import BACKENDS
 from service.errors import CallerError, EngineStopped, ServiceError
 from service.loading import load_engine
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "serve":
             return _serve(options)
+        if options.command == "key":
+            return _key(options)
         return _segment(options)
     except ServiceError as error:
         _complain(error.detail)
@@ -88,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--overlays", type=Path, help="folder for the photos with masks drawn on")
     many.add_argument("--server", metavar="URL", help="ask this service (default: no server)")
     many.add_argument("--api-key-file", type=Path, help="file with the key that it wants")
+
+    key = commands.add_parser("key", help="make an API key, and its line for the file of keys")
+    key.add_argument("name", help="whose it is; the log shows it")
     return parser
 
 
@@ -112,6 +118,13 @@ def _serve(options: argparse.Namespace) -> int:
         # Not by returning: the interpreter would wait for a thread that hangs in the device.
         os._exit(server.exit_code)
     return server.exit_code
+
+
+def _key(options: argparse.Namespace) -> int:
+    key, line = make_key(options.name)
+    print(f"The key, for {options.name}; it is shown this once:\n{key}")
+    print(f"Its line for the file that SEGVLM_API_KEYS_FILE names; limits may follow:\n{line}")
+    return 0
 
 
 def _segment(options: argparse.Namespace) -> int:

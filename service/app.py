@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute
 
+from service.access import Access
+from service.api_keys import KeyFile
 from service.engine import Engine
 from service.errors import (
     ClientGone,
@@ -21,6 +25,7 @@ from service.errors import (
     ServiceError,
 )
 from service.memory_budget import MemoryBudget
+from service.metrics import Metrics
 from service.middleware import BodyLimit, RequestObserver
 from service.openapi import describe_api
 from service.pipeline import Pipeline
@@ -43,6 +48,12 @@ from service.streams import Streams
 from service.tracing import Tracer, make_tracer
 
 logger = logging.getLogger("segvlm.request")
+
+READABLE_HEADERS = (
+    "X-Request-Id", "Retry-After", "Server-Timing", "RateLimit-Policy", "RateLimit",
+    "WWW-Authenticate",
+)  # fmt: skip
+"""What a page of another origin may read of an answer beside its body."""
 
 DESCRIPTION = """\
 Send a photo and what to find in it, get the mask of that region:
@@ -98,9 +109,8 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     )
     for router in routers:
         app.include_router(router)
-    for route in (route for router in routers for route in router.routes):
-        if isinstance(route, APIRoute):
-            engine.metrics.announce_route(route.path, {200, *map(int, route.responses)})
+    routes = [route for router in routers for route in router.routes]
+    _announce(routes, engine.metrics)
 
     async def answer_error(request: Request, error: Exception) -> Response:
         known = _in_tree(request, error)
@@ -111,10 +121,32 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     for kind in (ServiceError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(BodyLimit, settings=settings, budget=budget)
+    _control_access(app, settings, routes)
     app.add_middleware(  # the last one added is the outermost
         RequestObserver, metrics=engine.metrics, problem=problem_response, record=record
     )
     return app
+
+
+def _announce(routes: Sequence[BaseRoute], metrics: Metrics) -> None:
+    for route in routes:
+        if isinstance(route, APIRoute):
+            metrics.announce_route(route.path, {200, *map(int, route.responses)})
+
+
+def _control_access(app: FastAPI, settings: Settings, routes: Sequence[BaseRoute]) -> None:
+    """See docs/access.md."""
+    if settings.api_keys_file is not None:
+        keys = KeyFile(settings.api_keys_file)
+        app.add_middleware(Access, keys=keys, problem=problem_response, routes=routes)
+    if settings.cors_origins:  # outside Access: a browser asks without the key first
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins.split(","),
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            expose_headers=READABLE_HEADERS,
+        )
 
 
 def _in_tree(request: Request, error: Exception) -> ServiceError:

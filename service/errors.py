@@ -4,6 +4,7 @@
       CallerError                    the caller can mend it
         MalformedBody      400       malformed_body      not valid JSON or multipart
         BadImage           400       bad_image           not an image, or broken, or of no use here
+        Unauthorized       401       unauthorized        no API key, or an unknown one
         ForeignOrigin      403       foreign_origin      another site's page wants a WebSocket
         RouteUnknown       404       not_found
         MethodUnknown      405       method_not_allowed
@@ -12,6 +13,7 @@
         TooLarge           413       too_large           too many bytes or too many pixels
         UnsupportedMedia   415       unsupported_media
         InvalidField       422       invalid_field       lists every field that is wrong
+        RateLimited        429       rate_limited        with Retry-After
         ClientGone         499       disconnected        nobody is left to read the answer
       ServerError                    the caller can only try again
         InternalError      500       internal
@@ -72,6 +74,11 @@ class ServiceError(Exception):
         }
 
 
+def _whole_seconds(seconds: float) -> str:
+    """Rounded up, at least one."""
+    return str(max(1, -int(-seconds // 1)))
+
+
 class CallerError(ServiceError):
     """The request itself must change before it can succeed."""
 
@@ -92,6 +99,19 @@ class ForeignOrigin(CallerError):
     """A page of another site opens a WebSocket, which browsers let it do with its user's rights."""
 
     status, reason, title = 403, "foreign_origin", "This page may not open a stream"
+
+
+class Unauthorized(CallerError):
+    """The request brings no API key, or one that is not in the file."""
+
+    status, reason, title = 401, "unauthorized", "An API key is needed"
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(
+            f"{fault}; send `Authorization: Bearer KEY` or `X-API-Key: KEY`, with a key that the "
+            "operator gave you",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
 
 
 class RouteUnknown(CallerError):
@@ -152,6 +172,15 @@ class InvalidField(CallerError):
         )
 
 
+class RateLimited(CallerError):
+    """The API key has used up what it may; another request later will do."""
+
+    status, reason, title = 429, "rate_limited", "Too many requests with this API key"
+
+    def __init__(self, detail: str, retry_after: float) -> None:
+        super().__init__(detail, headers={"Retry-After": _whole_seconds(retry_after)})
+
+
 class ClientGone(CallerError):
     """The client closed the connection. The status is nginx's; only metrics and logs see it."""
 
@@ -195,8 +224,8 @@ class _Overloaded(ServerError):
     status = 503
 
     def __init__(self, detail: str, retry_after: float) -> None:
-        self.retry_after = max(1, -int(-retry_after // 1))  # whole seconds, rounded up
-        super().__init__(detail, headers={"Retry-After": str(self.retry_after)})
+        super().__init__(detail, headers={"Retry-After": _whole_seconds(retry_after)})
+        self.retry_after = int(self.headers["Retry-After"])
 
 
 class QueueFull(_Overloaded):

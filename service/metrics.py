@@ -30,7 +30,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 CACHES = ("image", "text")
 STREAM_ENDS = (
     "closed", "idle", "slow_reader", "too_large", "bad_message", "draining", "engine_stopped",
-    "internal", "streams_full", "foreign_origin", "refused",
+    "internal", "streams_full", "foreign_origin", "unauthorized", "rate_limited", "refused",
 )  # fmt: skip
 FAILURES: tuple[FailureKind, ...] = ("exception", "out_of_memory")
 

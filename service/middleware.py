@@ -38,8 +38,8 @@ class RequestObserver:
     """Gives each request and stream an id; counts, times and logs it once, whatever becomes of it.
 
     It is the outermost, so it also answers what nothing else caught. `scope["state"]` carries what
-    the layers inside say of the request: `request_id`, `times`, `reason` if it was refused, and of
-    a stream `frames`.
+    the layers inside say of the request: `request_id`, `times`, `key`, its API key's name,
+    `reason` if it was refused, and of a stream `frames`.
     """
 
     def __init__(
@@ -73,7 +73,9 @@ class RequestObserver:
                 status = answered
                 if message["type"] != "websocket.close":
                     message.setdefault("headers", [])
-                    MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                    sent = MutableHeaders(scope=message)
+                    sent["X-Request-Id"] = request_id
+                    sent["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
         if scope["type"] == "http":
@@ -103,6 +105,7 @@ class RequestObserver:
             status=status,
             reason=state["reason"],
             traceparent=Headers(scope=scope).get("traceparent"),
+            key=state.get("key"),
             started_at=state["arrived_at"],
             finished_at=times.clock(),
             stages=tuple(times.stages),

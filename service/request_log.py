@@ -38,18 +38,20 @@ def log_request(ended: RequestRecord) -> None:
     shown = " ".join(f"{name}={value:g}" for name, value in milliseconds.items())
     frames = "".join(f" {name}={value}" for name, value in ended.frames.items())
     logger.info(
-        "%s %s %s%s ms: %s",
+        "%s %s %s%s ms: %s%s",
         ended.method,
         ended.path,
         outcome,
         frames,
         shown,
+        f" key={ended.key}" if ended.key else "",
         extra={
             "method": ended.method,
             "path": ended.path,
             "route": ended.route,
             "status": ended.status,
             "reason": ended.reason,
+            "key": ended.key,
             "milliseconds": milliseconds,
             **({"frames": dict(ended.frames)} if ended.frames else {}),
         },

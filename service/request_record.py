@@ -21,7 +21,8 @@ class RequestRecord:
 
     `path` is percent-encoded, `route` a template such as `/segment`. `reason`: of
     `service.errors`, or how a stream ended; None if it got what it asked for. `traceparent`: W3C
-    Trace Context's header. `frames`: of a stream, how many and what became of them.
+    Trace Context's header. `key`: the name of the API key that it came with.
+    `frames`: of a stream, how many and what became of them.
     """
 
     request_id: str
@@ -31,6 +32,7 @@ class RequestRecord:
     status: int
     reason: str | None
     traceparent: str | None
+    key: str | None
     started_at: float
     finished_at: float
     stages: tuple[Stage, ...]

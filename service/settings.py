@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.bundle import DEFAULT_BUNDLE
+from service.api_keys import KeyFileError, read_keys
 from service.backends import BACKENDS
 
 _PREFIX = "SEGVLM_"
@@ -33,6 +34,10 @@ _LINK_NAME = re.compile(
 _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://.*")
 
 
+# As browsers write it: in small letters, and the port only where it is not the scheme's own.
+_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]+)?")
+
+
 def _not_a_service_link(value: Any) -> Any:
     """Refuse what Kubernetes puts into SEGVLM_PORT when a Service is called `segvlm`."""
     if isinstance(value, str) and _LINK_VALUE.fullmatch(value):
@@ -47,6 +52,16 @@ def _known_backend(value: str) -> str:
     if value not in BACKENDS:
         raise ValueError(f"must be {_choice(BACKENDS)}")
     return value
+
+
+def _known_origins(value: str) -> str:
+    origins = [origin.strip() for origin in value.split(",")] if value else []
+    if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
+        raise ValueError(
+            "must be origins with commas between them, such as https://photos.example.org or "
+            "http://localhost:3000, without a path or a slash at the end; or *"
+        )
+    return ",".join(origins)
 
 
 _LIMITS = {"ge": "at least", "gt": "more than", "le": "at most"}
@@ -66,6 +81,12 @@ class Settings(BaseSettings):
     host: str = Field("0.0.0.0", description="address to listen on")
     port: Annotated[int, BeforeValidator(_not_a_service_link)] = Field(
         8000, ge=0, le=65535, description="port to listen on; 0 takes a free one"
+    )
+    api_keys_file: Path | None = Field(
+        None, description="file of the API keys that are let in; without it everybody is"
+    )
+    cors_origins: Annotated[str, AfterValidator(_known_origins)] = Field(
+        "", description="origins whose pages may call the service, with commas, or *; none if empty"
     )
     access_log: bool = Field(True, description="log a line for each request")
     log_format: Literal["text", "json"] = Field(
@@ -172,6 +193,7 @@ def load_settings(**overrides: Any) -> Settings:
             faults.append(f"{source}={fault['input']}: {_complaint(name, fault)}")
     else:
         faults.extend(_contradictions(settings))
+        faults.extend(_key_file_faults(settings))
     if faults:
         raise SettingsError(faults)
     return settings
@@ -216,6 +238,15 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             f"SEGVLM_MAX_BODY_BYTES={settings.max_body_bytes}: must not be more than "
             f"SEGVLM_MAX_BUFFERED_BYTES={settings.max_buffered_bytes}, which holds all bodies"
         )
+
+
+def _key_file_faults(settings: Settings) -> Iterator[str]:
+    """A line for each fault of the file of keys, before minutes are spent on the model."""
+    try:
+        if settings.api_keys_file is not None:
+            read_keys(settings.api_keys_file)
+    except KeyFileError as error:
+        yield from (f"SEGVLM_API_KEYS_FILE: {fault}" for fault in error.faults)
 
 
 def _complaint(name: str, fault: Mapping[str, Any]) -> str:

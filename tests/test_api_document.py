@@ -39,6 +39,7 @@ def rows(markdown: str, heading: str) -> list[list[str]]:
 
 # Defaults that depend on the machine or are said in words.
 DEFAULTS_IN_WORDS = {
+    "SEGVLM_API_KEYS_FILE": "none",
     "SEGVLM_BUNDLE": "the bundled model",
     "SEGVLM_IMAGE_THREADS": "cores, at most 4",
     "SEGVLM_MAX_BATCH_SIZE": "8 on a CPU, more on a GPU",

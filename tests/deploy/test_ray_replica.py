@@ -174,6 +174,7 @@ def finished_request() -> RequestRecord:
         status=200,
         reason=None,
         traceparent=None,
+        key=None,
         started_at=0.0,
         finished_at=1.0,
         stages=(),
