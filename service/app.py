@@ -66,7 +66,7 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     """An application that serves `engine`; its lifespan starts and stops the engine's threads."""
     pipeline = Pipeline(engine, settings)
     tracer = tracer or make_tracer(settings)
-    budget = MemoryBudget(settings.max_budget_bytes)
+    budget = MemoryBudget(settings.max_buffered_bytes)
 
     def record(ended: RequestRecord) -> None:
         if settings.access_log:

@@ -39,10 +39,10 @@ async def serve_stream(socket: WebSocket) -> None:
 def _authorize(socket: WebSocket) -> None:
     """Raise ForeignOrigin for a page of another site. Keys are checked before, by middleware."""
     headers = socket.headers
-    allowed = socket.app.state.settings.cors_origins
+    allowed = socket.app.state.settings.cors_origins.split(",")
     if not origin_allowed(headers.get("origin"), headers.get("host", ""), allowed):
         raise ForeignOrigin(
             f"a page from {headers['origin']} may not open a stream at {headers.get('host')}; "
-            "open it from a page of this host, let a proxy in front pass the header Host on, or have "
-            "the operator name the page in SEGVLM_CORS_ORIGINS"
+            "open it from a page of this host, let a proxy in front pass the header Host on, or "
+            "have the operator name the page in SEGVLM_CORS_ORIGINS"
         )
