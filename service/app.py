@@ -61,6 +61,17 @@ Send a photo and what to find in it, get the mask of that region:
     curl -F image=@photo.jpg -F "expression=the person" http://localhost:8000/segment
 """
 
+ROUTERS = (
+    segment.router,
+    stream.router,
+    inference_v2.router,
+    hugging_face.router,
+    label_studio.router,
+    roboflow.router,
+    health.router,
+    page.router,
+)
+
 
 def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None) -> FastAPI:
     """An application that serves `engine`; its lifespan starts and stops the engine's threads."""
@@ -97,19 +108,9 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     app.state.streams = Streams(settings.max_streams, budget, engine.metrics)
     app.state.static_files = read_static_files(engine.spec, settings)
     app.openapi = functools.partial(describe_api, app)  # type: ignore[method-assign]
-    routers = (
-        segment.router,
-        stream.router,
-        inference_v2.router,
-        hugging_face.router,
-        label_studio.router,
-        roboflow.router,
-        health.router,
-        page.router,
-    )
-    for router in routers:
+    for router in ROUTERS:
         app.include_router(router)
-    routes = [route for router in routers for route in router.routes]
+    routes = [route for router in ROUTERS for route in router.routes]
     _announce(routes, engine.metrics)
 
     async def answer_error(request: Request, error: Exception) -> Response:

@@ -290,6 +290,10 @@ def test_a_long_life_that_is_drained() -> None:
         "out_of_memory",
         "engine_stopped",
         "internal",
+        "unauthorized",  # of keys and streams, which this life has not
+        "rate_limited",
+        "foreign_origin",
+        "streams_full",
     }
     assert reasons["internal"] == reasons["engine_stopped"] == 0
     assert codes["200"] > 2000
