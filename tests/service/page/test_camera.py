@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib.util import find_spec
 from io import BytesIO
 from typing import Any
 
@@ -182,8 +181,6 @@ def test_with_the_stream_of_the_service(
     serve: Callable[..., Running], visit: Callable[..., Visit]
 ) -> None:
     running = serve()
-    if find_spec("service.routes.stream") is None:
-        pytest.skip("this service has no /stream")
     tab = visit(running.url)
     start(tab, "green")
     tab.page.locator("#runs .of", has_text="frames/s").wait_for()
