@@ -147,8 +147,8 @@ from training.data.lmdb_store import PhraseStoreWriter
 store_building._BATCH_IMAGES = 3
 add, done = PhraseStoreWriter.add, []
 
-def add_and_die(self, batch, progress):
-    add(self, batch, progress)
+def add_and_die(self, batch, *more):
+    add(self, batch, *more)
     done.append(1)
     if len(done) == 2:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -332,10 +332,10 @@ def test_an_interrupted_run_continues_to_the_same_store(
     add = PhraseStoreWriter.add
     with monkeypatch.context() as patch:
 
-        def add_once(self: PhraseStoreWriter, batch: Any, progress: Any) -> None:
+        def add_once(self: PhraseStoreWriter, batch: Any, *more: Any) -> None:
             if self.progress:
                 raise KeyboardInterrupt
-            add(self, batch, progress)
+            add(self, batch, *more)
 
         patch.setattr(PhraseStoreWriter, "add", add_once)
         with pytest.raises(KeyboardInterrupt):

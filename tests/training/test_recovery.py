@@ -116,7 +116,7 @@ def test_a_foreign_network_and_foreign_input_differ(network: SegVLM, probe: Prob
     assert difference(build_segvlm(network.config).eval(), probe) > 1
     images = torch.from_numpy(probe.images)
     for wrong in (images.flip(0), images.flip(1), images.flip(2), images.transpose(1, 2)):
-        assert difference(network, probe, wrong.contiguous()) > 1
+        assert difference(network, probe, wrong.contiguous()) >= 1.2 * max(TOLERANCES.values())
     exchanged = replace(probe, tokens=probe.tokens[::-1].copy())
     assert difference(network, exchanged) >= 1.2 * max(TOLERANCES.values())
     blue_first = images.flip(-1).contiguous()

@@ -14,10 +14,7 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     weights = commands.add_parser("import-weights", help="CLIP, CRIS or ImageNet -> a checkpoint")
     weights.add_argument("--preset", choices=sorted(PRESETS), required=True)
-    weights.add_argument(
-        "--from", dest="source", required=True, help="file, CLIP name, imagenet, bundle"
-    )
-    weights.add_argument("--data", type=Path, help="for a bundle: phrase store with photos")
+    weights.add_argument("--from", dest="source", required=True, help="file, CLIP name, imagenet")
     weights.add_argument("--out", type=Path, required=True, help="safetensors to write")
     weights.set_defaults(run=_run)
 
@@ -25,4 +22,4 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> None:
     from training.import_weights import import_weights
 
-    print(import_weights(options.preset, options.source, options.out, options.data))
+    print(import_weights(options.preset, options.source, options.out))

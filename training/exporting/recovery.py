@@ -39,6 +39,7 @@ def network_of(bundle: Bundle) -> SegVLM:
     if bundle.has(WEIGHTS_FILE):
         return load(bundle.file(WEIGHTS_FILE))
     config = bundle.config
+    graphs = [onnx.load(path).graph for path in bundle.graphs()]
     try:
         model = build_segvlm(
             preset_config(
@@ -47,9 +48,10 @@ def network_of(bundle: Bundle) -> SegVLM:
                 word_length=config.word_length,
                 mean=config.mean,
                 std=config.std,
+                selection=_has_selection(graphs),
             )
         ).eval()
-        _restore(model, [onnx.load(path).graph for path in bundle.graphs()])
+        _restore(model, graphs)
         probe = bundle.probe()
         with torch.inference_mode():
             answer = model(torch.from_numpy(probe.images), torch.from_numpy(probe.tokens))
@@ -62,6 +64,12 @@ def network_of(bundle: Bundle) -> SegVLM:
             "from its checkpoint"
         ) from error
     return model
+
+
+def _has_selection(graphs: list[onnx.GraphProto]) -> bool:
+    """Whether the network has the second map: config.json names its preset alone."""
+    names = (tensor.name for graph in graphs for tensor in graph.initializer)
+    return any(name.startswith(f"{_PREFIX}selection.") for name in names)
 
 
 def _restore(model: SegVLM, graphs: list[onnx.GraphProto]) -> None:
@@ -100,6 +108,7 @@ def _products(
     """
     maker = {name: node for node in graph.node for name in node.output}
     found = {}
+    with_bias = set()
 
     def made_by(name: str, operator: str) -> onnx.NodeProto | None:
         node = maker.get(name)
@@ -112,8 +121,11 @@ def _products(
                 if product and product.input[1] in values and bias.startswith(_PREFIX):
                     name = bias.removeprefix(_PREFIX).removesuffix("bias") + "weight"
                     found[name] = values[product.input[1]].T
-        elif (
+                    with_bias.add(product.output[0])
+    for node in graph.node:
+        if (
             node.op_type == "MatMul"
+            and node.output[0] not in with_bias
             and made_by(node.input[0], "Gather")
             and node.input[1] in values
         ):
