@@ -36,6 +36,7 @@ class Stream:
     def _open(self, route: WebSocketRoute) -> None:
         self.route = route
         self.opened += 1
+        self.frames.clear()  # they are counted from 0 in each stream
         route.on_message(self._answer)
 
     def _answer(self, message: str | bytes) -> None:
@@ -188,7 +189,8 @@ def test_with_the_stream_of_the_service(
     assert background == 960
     tab.slide("opacity", 1)
     painted = (np.abs(tab.canvas().astype(int) - (0, 114, 178)) < 8).all(axis=-1)
-    assert 0.01 < painted.mean() < 0.95
+    # The camera of the browser shows green with a pie in it that grows and shrinks with its clock.
+    assert painted.mean() > 0.01 and not painted.all()
     assert tab.page.is_hidden("#trouble")
     tab.page.click("#camera")
     tab.page.locator("#camera[aria-pressed=false]").wait_for()
