@@ -134,8 +134,9 @@ def _segment(options: argparse.Namespace) -> int:
         from service.folder_command import segment_folder
 
         return segment_folder(options, settings)
-    if options.server or options.overlays:
-        raise ValueError("--server and --overlays are for a folder of photos")
+    for name in ("server", "overlays", "recursive", "api_key_file"):
+        if getattr(options, name):
+            raise ValueError(f"--{name.replace('_', '-')} is for a folder of photos")
     chosen = options.format or ("png" if options.out else "rle")
     kind = _KINDS[chosen]
     if kind.name == "mask" and len(options.expressions) > 1:

@@ -25,7 +25,11 @@ from service.client_exchange import (
     ImageLike,
     Pause,
     Question,
+    Reply,
     Retry,
+    Send,
+    answer_seconds,
+    checked_url,
     conversation,
     headers,
     http_timeout,
@@ -63,13 +67,14 @@ Source = TypeVar("Source", bound=ImageLike)
 class Outcome(Generic[Source]):
     """What became of one of many images: an answer, or why there is none.
 
-    `index`: its place among the images, from 0.
+    `index`: its place among the images, from 0. `error`: a SegVLMError of the call, an OSError or
+    ValueError of the image; anything else is a fault of ours, and costs no other image either.
     """
 
     index: int
     image: Source
     answer: Segmentation | None
-    error: SegVLMError | OSError | ValueError | None
+    error: Exception | None
 
 
 class Client:
@@ -94,7 +99,7 @@ class Client:
     ) -> None:
         self._timeout, self._retry, self._sleep = timeout, retry or Retry(), sleep
         self._http = httpx.Client(
-            base_url=url,
+            base_url=checked_url(url),
             headers=headers(api_key),
             timeout=http_timeout(timeout),
             transport=transport,
@@ -139,9 +144,19 @@ class Client:
                 self._sleep(step.seconds)
                 continue
             try:
-                came = self._http.post("segment", **step.arguments)
+                came = self._send(step)
             except httpx.RequestError as error:
                 came = error
+
+    def _send(self, send: Send) -> Reply:
+        end = time.monotonic() + answer_seconds(self._timeout)
+        body = bytearray()
+        with self._http.stream("POST", "segment", **send.arguments) as response:
+            for chunk in response.iter_bytes():
+                body += chunk
+                if time.monotonic() > end:  # httpx bounds each read, not all of them
+                    raise httpx.ReadTimeout("the answer trickles in; its time is up")
+        return Reply.of(response, bytes(body))
 
     def segment_many(
         self,
@@ -162,7 +177,7 @@ class Client:
         def one(index: int, image: Source) -> Outcome[Source]:
             try:
                 answer = self.segment(image, listed, threshold=threshold)
-            except (SegVLMError, OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, the others go on
                 return Outcome(index, image, None, error)
             return Outcome(index, image, answer, None)
 
@@ -194,7 +209,7 @@ class AsyncClient:
     ) -> None:
         self._timeout, self._retry = timeout, retry or Retry()
         self._http = httpx.AsyncClient(
-            base_url=url,
+            base_url=checked_url(url),
             headers=headers(api_key),
             timeout=http_timeout(timeout),
             transport=transport,
@@ -240,7 +255,11 @@ class AsyncClient:
                 await asyncio.sleep(step.seconds)
                 continue
             try:
-                came = await self._http.post("segment", **step.arguments)
+                async with asyncio.timeout(answer_seconds(self._timeout)):
+                    response = await self._http.post("segment", **step.arguments)
+                came = Reply.of(response, response.content)
+            except TimeoutError:
+                came = httpx.ReadTimeout("its time is up")
             except httpx.RequestError as error:
                 came = error
 
@@ -258,7 +277,7 @@ class AsyncClient:
         async def one(index: int, image: Source) -> Outcome[Source]:
             try:
                 answer = await self.segment(image, listed, threshold=threshold)
-            except (SegVLMError, OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, the others go on
                 return Outcome(index, image, None, error)
             return Outcome(index, image, answer, None)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 
 class SegVLMError(Exception):
@@ -58,10 +59,11 @@ class Found:
 
     @functools.cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """bool (H, W), decoded when it is first asked for."""
-        from pycocotools import mask as coco_mask
-
-        return np.asarray(coco_mask.decode(dict(self.rle))).astype(bool)
+        """bool (H, W), decoded when it is first asked for. Raises MalformedAnswer."""
+        try:
+            return np.asarray(coco_mask.decode(dict(self.rle))).astype(bool)
+        except ValueError as error:
+            raise MalformedAnswer(f"a mask cannot be decoded ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -82,37 +84,47 @@ class Segmentation:
 def parse_answer(document: Any) -> Segmentation:
     """The JSON of `POST /segment` with format=rle. Raises MalformedAnswer."""
     try:
+        size = [int(document["image"]["height"]), int(document["image"]["width"])]
         return Segmentation(
             model=str(document["model"]["name"]),
             version=str(document["model"]["version"]),
-            width=int(document["image"]["width"]),
-            height=int(document["image"]["height"]),
-            results=tuple(_found(result) for result in document["results"]),
+            width=size[1],
+            height=size[0],
+            results=tuple(_found(result, size) for result in document["results"]),
             timings={name: float(value) for name, value in document["timings"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+    # Pillow's own among them: a broken PNG may be an OSError or a SyntaxError.
+    except (LookupError, TypeError, ValueError, AttributeError, OSError, SyntaxError) as error:
         raise MalformedAnswer(
             f"the answer is not that of POST /segment ({error!r}); is the address a SegVLM "
             "service of this version?"
         ) from error
 
 
-def _found(result: Any) -> Found:
+def _found(result: Any, size: list[int]) -> Found:
     mask, box, probability = result["mask"], result["bbox"], result.get("probability")
+    rle = {"size": [int(side) for side in mask["size"]], "counts": mask["counts"]}
+    area = int(result["area"])
+    # Counting is cheap, and notices a foreign mask before anyone decodes it.
+    if rle["size"] != size or int(coco_mask.area(rle)) != area:
+        raise ValueError("a mask is not of the image's size or not of its own area")
     return Found(
         expression=str(result["expression"]),
         truncated=bool(result["truncated"]),
         score=float(result["score"]),
-        area=int(result["area"]),
+        area=area,
         box=None if box is None else (int(box[0]), int(box[1]), int(box[2]), int(box[3])),
-        rle={"size": [int(side) for side in mask["size"]], "counts": str(mask["counts"])},
-        probability=None if probability is None else _probability(probability["data"]),
+        rle=rle,
+        probability=None if probability is None else _probability(probability["data"], size),
     )
 
 
-def _probability(data: str) -> NDArray[np.float32]:
+def _probability(data: str, size: list[int]) -> NDArray[np.float32]:
     with Image.open(BytesIO(base64.b64decode(data))) as picture:
-        return np.asarray(picture, dtype=np.float32) / np.float32(255)
+        values = np.asarray(picture, dtype=np.float32) / np.float32(255)
+    if list(values.shape) != size:
+        raise ValueError("the probability map is not of the image's size")
+    return values
 
 
 def coco_document(answers: Iterable[tuple[str, Segmentation]]) -> dict[str, Any]:

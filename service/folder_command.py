@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import sys
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from service.client_results import (
     Segmentation,
     SegVLMError,
-    Unreachable,
+    ServiceRefused,
     coco_document,
     parse_answer,
 )
@@ -28,21 +27,29 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 _TOGETHER = 8  # files on their way at a time
 _WAIT = 1800.0  # seconds of one file: nobody waits at a terminal, but nothing may hang for ever
 
+_OF_ONE_FILE = frozenset({400, 413, 500, 503, 504})  # the next one may be answered
+_KEPT = "what is done is kept, give the command again"
+
 Ask = Callable[[bytes], Awaitable[Any]]
-"""An image file's bytes -> the JSON document of `POST /segment`."""
+"""An image file's bytes -> the JSON document of `POST /segment`. Raises FileFailed."""
+
+
+class FileFailed(Exception):
+    """This file only; the others go on."""
 
 
 def segment_folder(options: argparse.Namespace, settings: Settings) -> int:
     """Do what is not done yet. Returns 0, or 1 if a file failed: it is tried again next time."""
-    if options.out is None:
-        raise ValueError("a folder's results go into a file; name it with --out results.json")
-    if options.format not in (None, "rle"):
-        raise ValueError("a folder's results are COCO JSON; leave --format out")
-    files = _images(options.photo, options.recursive)
+    _check(options)
+    files = _images(options.photo, options.recursive, options.overlays)
     journal_path = options.out.with_name(options.out.name + ".journal")
     if options.out.exists() and not journal_path.exists():
         raise ValueError(f"{options.out} exists and is complete; delete it, or name another file")
-    asked = {"expressions": list(options.expressions), "threshold": options.threshold}
+    asked = {
+        "folder": str(options.photo.resolve()),
+        "expressions": list(options.expressions),
+        "threshold": options.threshold,
+    }
     journal = Journal(journal_path, asked)
     failed: dict[str, str] = {}
     interrupted = False
@@ -52,8 +59,8 @@ def segment_folder(options: argparse.Namespace, settings: Settings) -> int:
         interrupted = True
     finally:
         # Also of a run that is interrupted: what is done can be read and is not done again.
-        complete = not failed and all(name in journal.done for name in files)
-        _write_results(options.out, files, journal)
+        complete = not failed and not interrupted and all(name in journal.done for name in files)
+        _write_results(options.out, journal)
         journal.close(finished=complete)
     for name, fault in failed.items():
         print(f"error: {name}: {fault}", file=sys.stderr)
@@ -65,20 +72,45 @@ def segment_folder(options: argparse.Namespace, settings: Settings) -> int:
     return 1 if failed else 0
 
 
-def _images(folder: Path, recursive: bool) -> dict[str, Path]:
-    """Image files by their name below the folder, sorted."""
-    found = folder.rglob("*") if recursive else folder.iterdir()
-    files = {
-        path.relative_to(folder).as_posix(): path
-        for path in found
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    }
+def _check(options: argparse.Namespace) -> None:
+    if options.out is None:
+        raise ValueError("a folder's results go into a file; name it with --out results.json")
+    if options.format not in (None, "rle"):
+        raise ValueError("a folder's results are COCO JSON; leave --format out")
+    if options.server is None and options.api_key_file is not None:
+        raise ValueError("--api-key-file is for --server, which is missing")
+    if options.server is not None and (options.bundle or options.backend):
+        raise ValueError("the service at --server has its own model; leave out --bundle, --backend")
+    if options.overlays is not None:
+        drawn, photos = options.overlays.resolve(), options.photo.resolve()
+        if drawn == photos or drawn in photos.parents:
+            raise ValueError(f"--overlays {options.overlays} holds the photos; name another folder")
+
+
+def _images(folder: Path, recursive: bool, overlays: Path | None) -> dict[str, Path]:
+    """Image files by their name below the folder, sorted; not hidden ones, nor what was drawn."""
+    drawn = overlays and overlays.resolve()
+    files = {}
+    for place, folders, names in os.walk(folder, onerror=_refuse):
+        for name in names:
+            path = Path(place, name)
+            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+                files[path.relative_to(folder).as_posix()] = path
+        folders[:] = [
+            name
+            for name in folders
+            if recursive and not name.startswith(".") and Path(place, name).resolve() != drawn
+        ]
     if not files:
         raise ValueError(
             f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}); "
             "--recursive looks into its folders too"
         )
     return dict(sorted(files.items()))
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 async def _work(
@@ -92,50 +124,73 @@ async def _work(
 
     left = [name for name in files if name not in journal.done]
     bar = tqdm(total=len(files), initial=len(files) - len(left), unit="file", disable=None)
-    with bar:
-        async with _asker(options, settings) as ask:
-            async for name, content, answer in _answers(ask, left, files):
-                bar.update()
-                if isinstance(answer, Exception):
-                    failed[name] = str(answer)
-                    continue
-                journal.note(name, answer)
-                if options.overlays is not None:
-                    target = options.overlays / f"{name}.png"
-                    await asyncio.to_thread(_draw, target, content, parse_answer(answer), settings)
 
-
-async def _answers(
-    ask: Ask, names: Iterable[str], files: dict[str, Path]
-) -> AsyncIterator[tuple[str, bytes, Any]]:
-    """(name, bytes, document or exception) in order, `_TOGETHER` on their way."""
-
-    async def one(name: str) -> tuple[str, bytes, Any]:
-        content = b""
+    async def one(name: str, ask: Ask | None) -> None:
         try:
             content = await asyncio.to_thread(files[name].read_bytes)
-            return name, content, await ask(content)
-        except Unreachable as error:  # the rest would fail alike, each after all its retries
-            raise ValueError(f"{error}; what is done is kept, give the command again") from error
-        except (SegVLMError, OSError) as error:
-            return name, content, error
-        except ServiceError as error:
-            if isinstance(error, EngineStopped):
-                raise
-            return name, content, ValueError(error.detail)
+        except OSError as error:
+            failed[name] = str(error)
+            return
+        if ask is not None:
+            try:
+                answer = await ask(content)
+            except FileFailed as error:
+                failed[name] = str(error)
+                return
+            journal.note(name, answer)  # at once: a file before it may take longer
+        if options.overlays is not None:
+            target = options.overlays / f"{name}.png"
+            found = parse_answer(journal.done[name])
+            try:
+                await asyncio.to_thread(_draw, target, content, found, settings)
+            except ServiceError as error:
+                failed[name] = f"done, but not drawn: {error.detail}"
 
-    running: deque[asyncio.Task[tuple[str, bytes, Any]]] = deque()
+    # In process a place in the queue is needed for each; a service says itself when to wait.
+    places = _TOGETHER if options.server is not None else min(_TOGETHER, settings.max_queue)
+    with bar:
+        # A run that was ended between a file's answer and its overlay, or made without them.
+        undrawn = [name for name in files if name in journal.done and _lacks(options, name)]
+        await _together(undrawn, lambda name: one(name, None), places, lambda: None)
+        if left:
+            async with _asker(options, settings) as ask:
+                await _together(left, lambda name: one(name, ask), places, bar.update)
+
+
+def _lacks(options: argparse.Namespace, name: str) -> bool:
+    return options.overlays is not None and not (options.overlays / f"{name}.png").exists()
+
+
+async def _together(
+    names: Iterable[str],
+    work: Callable[[str], Awaitable[None]],
+    places: int,
+    tick: Callable[[], object],
+) -> None:
+    """`work` on each name, `places` at a time; what one raises ends the others."""
+    running: set[asyncio.Future[None]] = set()
     try:
         for name in names:
-            running.append(asyncio.create_task(one(name)))
-            if len(running) >= _TOGETHER:
-                yield await running.popleft()
+            running.add(asyncio.ensure_future(work(name)))
+            if len(running) >= places:
+                running = await _first(running, tick)
         while running:
-            yield await running.popleft()
+            running = await _first(running, tick)
     finally:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _first(
+    running: set[asyncio.Future[None]], tick: Callable[[], object]
+) -> set[asyncio.Future[None]]:
+    """Wait until some are done, and answer the others."""
+    done, rest = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+        tick()
+    return rest
 
 
 @asynccontextmanager
@@ -156,7 +211,16 @@ async def _server_asker(options: argparse.Namespace) -> AsyncIterator[Ask]:
     async with AsyncClient(options.server, api_key=key) as client:
 
         async def ask(content: bytes) -> Any:
-            answer = await client.segment(content, options.expressions, threshold=options.threshold)
+            try:
+                answer = await client.segment(
+                    content, options.expressions, threshold=options.threshold
+                )
+            except ServiceRefused as error:
+                if error.status in _OF_ONE_FILE:
+                    raise FileFailed(str(error)) from error
+                raise ValueError(f"{error}; {_KEPT}") from error
+            except SegVLMError as error:  # the rest would fail alike, each after all its retries
+                raise ValueError(f"{error}; {_KEPT}") from error
             return _document(answer)
 
         yield ask
@@ -179,14 +243,17 @@ async def _local_asker(options: argparse.Namespace, settings: Settings) -> Async
 
     async def ask(content: bytes) -> Any:
         task = SegmentTask(content, tuple(options.expressions), choices)
-        answer = await pipeline.answer(TaskTranslation(task, kind), StageTimes(engine.clock))
+        try:
+            answer = await pipeline.answer(TaskTranslation(task, kind), StageTimes(engine.clock))
+        except EngineStopped as error:
+            raise EngineStopped(engine.fault) from error
+        except ServiceError as error:
+            raise FileFailed(error.detail) from error
         return json.loads(answer.payload.body)
 
     engine.start()
     try:
         yield ask
-    except EngineStopped as error:
-        raise EngineStopped(engine.fault) from error
     finally:
         engine.stop(settings.shutdown_timeout)
         pipeline.close()
@@ -224,8 +291,9 @@ def _draw(target: Path, content: bytes, answer: Segmentation, settings: Settings
     _replace(target, overlay.encode("image/png"))
 
 
-def _write_results(out: Path, files: Iterable[str], journal: Journal) -> None:
-    answers = [(name, parse_answer(journal.done[name])) for name in files if name in journal.done]
+def _write_results(out: Path, journal: Journal) -> None:
+    """All that was done, also of files that are gone since."""
+    answers = [(name, parse_answer(answer)) for name, answer in sorted(journal.done.items())]
     _replace(out, json.dumps(coco_document(answers)).encode())
 
 

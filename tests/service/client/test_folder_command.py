@@ -119,13 +119,13 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(
     import service.folder_command as command_module
 
     read: list[str] = []
-    original = command_module._answers
+    original = command_module._together
 
-    def counted(ask: Any, left: list[str], files: Any) -> Any:
-        read.extend(left)
-        return original(ask, left, files)
+    def counted(names: list[str], *rest: Any) -> Any:
+        read.extend(names)
+        return original(names, *rest)
 
-    monkeypatch.setattr(command_module, "_answers", counted)
+    monkeypatch.setattr(command_module, "_together", counted)
     assert run(folder, out) == 0
     assert len(read) == 402 - done and len(names(out)) == 402
     assert not journal.exists()
