@@ -39,11 +39,11 @@ _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]+)?")
 
 
 def _not_a_service_link(value: Any) -> Any:
-    """Refuse what Kubernetes puts into SEGVLM_PORT when a Service is called `segvlm`."""
+    """Refuse what Kubernetes sets for a Service called `segvlm` or `segvlm-admin`."""
     if isinstance(value, str) and _LINK_VALUE.fullmatch(value):
         raise ValueError(
-            "Kubernetes set this for a Service named segvlm; put enableServiceLinks: false into "
-            "the pod's spec"
+            "Kubernetes set this for a Service that is named so; put enableServiceLinks: false "
+            "into the pod's spec"
         )
     return value
 
@@ -81,6 +81,10 @@ class Settings(BaseSettings):
     host: str = Field("0.0.0.0", description="address to listen on")
     port: Annotated[int, BeforeValidator(_not_a_service_link)] = Field(
         8000, ge=0, le=65535, description="port to listen on; 0 takes a free one"
+    )
+    admin_host: str = Field("127.0.0.1", description="address of the second port")
+    admin_port: Annotated[int, BeforeValidator(_not_a_service_link)] = Field(
+        0, ge=0, le=65535, description="second port, to which docs and metrics move; 0 is none"
     )
     api_keys_file: Path | None = Field(
         None, description="file of the API keys that are let in; without it everybody is"
@@ -232,6 +236,11 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield (
             f"SEGVLM_DRAIN_SECONDS={settings.drain_seconds}: must be less than "
             f"SEGVLM_SHUTDOWN_TIMEOUT={settings.shutdown_timeout}, which ends the stop"
+        )
+    if settings.admin_port and settings.admin_port == settings.port:
+        yield (
+            f"SEGVLM_ADMIN_PORT={settings.admin_port}: must not be SEGVLM_PORT, which answers "
+            "everybody"
         )
     if settings.max_body_bytes > settings.max_buffered_bytes:
         yield (
