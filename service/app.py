@@ -76,9 +76,9 @@ ROUTERS = (
 
 def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None) -> FastAPI:
     """An application that serves `engine`; its lifespan starts and stops the engine's threads."""
-    pipeline = Pipeline(engine, settings)
-    tracer = tracer or make_tracer(settings)
     budget = MemoryBudget(settings.max_buffered_bytes)
+    pipeline = Pipeline(engine, settings, budget)
+    tracer = tracer or make_tracer(settings)
 
     def record(ended: RequestRecord) -> None:
         if settings.access_log:

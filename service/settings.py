@@ -37,6 +37,9 @@ _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://.*")
 # As browsers write it: in small letters, and the port only where it is not the scheme's own.
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]+)?")
 
+# A name with a dot in it, in ASCII; its last part has a letter, so it is no address.
+_HOST_PATTERN = re.compile(r"(\*\.)?([a-z0-9-]+\.)+[a-z0-9-]*[a-z][a-z0-9-]*")
+
 
 def _not_a_service_link(value: Any) -> Any:
     """Refuse what Kubernetes sets for a Service called `segvlm` or `segvlm-admin`."""
@@ -62,6 +65,16 @@ def _known_origins(value: str) -> str:
             "http://localhost:3000, without a path or a slash at the end; or *"
         )
     return ",".join(origins)
+
+
+def _known_hosts(value: str) -> str:
+    hosts = [host.strip().lower() for host in value.split(",")] if value else []
+    if not all(_HOST_PATTERN.fullmatch(host) for host in hosts):
+        raise ValueError(
+            "must be names of hosts with commas between them, such as images.example.org or "
+            "*.example.org, without https:// or a port; write a name in another script as xn--..."
+        )
+    return ",".join(hosts)
 
 
 _LIMITS = {"ge": "at least", "gt": "more than", "le": "at most"}
@@ -91,6 +104,9 @@ class Settings(BaseSettings):
     )
     cors_origins: Annotated[str, AfterValidator(_known_origins)] = Field(
         "", description="origins whose pages may call the service, with commas, or *; none if empty"
+    )
+    url_hosts: Annotated[str, AfterValidator(_known_hosts)] = Field(
+        "", description="hosts from which images are fetched by URL, with commas; none if empty"
     )
     access_log: bool = Field(True, description="log a line for each request")
     log_format: Literal["text", "json"] = Field(
