@@ -88,17 +88,13 @@ class UrlImages:
         """The file, or where it redirects to."""
         addresses = await self._addresses(target)
         assert self._verify is not None
-        # A client for each request: connections of another name must not serve this one, even if
-        # they lead to the same address. No proxy of the environment, which would connect for us.
-        client = httpx.AsyncClient(
-            verify=self._verify,
-            trust_env=False,
-            timeout=httpx.Timeout(None, connect=self.policy.connect_seconds),
-            limits=httpx.Limits(max_keepalive_connections=0),
-        )
+        # One for each request: connections of another name must not serve this one, even if they
+        # lead to the same address. No proxy of the environment, which would connect for us. No
+        # client of httpx, which keeps cookies and writes whole URLs into the log.
+        transport = httpx.AsyncHTTPTransport(verify=self._verify, trust_env=False)
         try:
-            async with client:
-                response = await self._ask(client, target, addresses)
+            async with transport:
+                response = await self._ask(transport, target, addresses)
                 try:
                     return await self._read(response, target, memory)
                 finally:
@@ -120,21 +116,24 @@ class UrlImages:
         return addresses
 
     async def _ask(
-        self, client: httpx.AsyncClient, target: Target, addresses: Sequence[Address]
+        self, transport: httpx.AsyncHTTPTransport, target: Target, addresses: Sequence[Address]
     ) -> httpx.Response:
         """The answer's head, from the first address that can be reached."""
         port = target.url.port
         host = target.host if port is None else f"{target.host}:{port}"
         *others, last = addresses[:_MOST_TRIED]
         for address in (*others, last):
-            request = client.build_request(
+            request = httpx.Request(
                 "GET",
                 target.url.copy_with(host=str(address)),
                 headers={**_HEADERS, "Host": host},
-                extensions={"sni_hostname": target.host},
+                extensions={
+                    "sni_hostname": target.host,
+                    "timeout": {"connect": self.policy.connect_seconds},
+                },
             )
             try:
-                return await client.send(request, stream=True, follow_redirects=False)
+                return await transport.handle_async_request(request)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 if address is last:
                     raise

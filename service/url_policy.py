@@ -75,15 +75,15 @@ def check_url(text: str, policy: UrlPolicy) -> Target:
         raise ImageUrlRefused("this service fetches no images; send the image itself")
     try:
         return check_target(httpx.URL(text[: _LONGEST_URL + 1]), policy)
-    except httpx.InvalidURL as error:
-        raise ImageUrlRefused(f"not a URL ({error}); send https://HOST/PATH") from error
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ImageUrlRefused("not a URL; send https://HOST/PATH") from error
 
 
 def check_redirect(target: Target, location: str, policy: UrlPolicy) -> Target:
     """Where a redirect leads, checked like the first URL. Raises ImageUrlRefused."""
     try:
         return check_target(target.url.join(location), policy)
-    except (httpx.InvalidURL, ImageUrlRefused) as error:
+    except (httpx.InvalidURL, ValueError, ImageUrlRefused) as error:
         # Not where it leads: that may be a name that only the operator's network should know.
         fault = error.detail if isinstance(error, ImageUrlRefused) else "it is no URL"
         raise ImageUrlRefused(f"it redirects to a place that is not allowed: {fault}") from error
