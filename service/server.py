@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -71,11 +70,7 @@ class Server(uvicorn.Server):
         bound = sockets or _bind(settings.host, settings.port, "SEGVLM_HOST and SEGVLM_PORT")
         if settings.admin_port:
             names = "SEGVLM_ADMIN_HOST and SEGVLM_ADMIN_PORT"
-            try:
-                self._admin_sockets = _bind(settings.admin_host, settings.admin_port, names)
-            except ValueError:
-                _close(bound)
-                raise
+            self._admin_sockets = _bind(settings.admin_host, settings.admin_port, names)
         super().run(bound)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -161,11 +156,6 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
-def _close(sockets: Iterable[socket.socket]) -> None:
-    for each in sockets:
-        each.close()
-
-
 def _bind(host: str, port: int, settings: str) -> list[socket.socket]:
     """A socket for each address that `host` means; uvicorn listens on them when it is ready.
 
@@ -183,7 +173,8 @@ def _bind(host: str, port: int, settings: str) -> list[socket.socket]:
                 sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sockets[-1].bind(address)
     except OSError as error:
-        _close(sockets)
+        for each in sockets:
+            each.close()
         raise ValueError(
             f"cannot listen on {host}, port {port}: {error.strerror}; choose another address or "
             f"port with {settings}"
