@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 
 from service.access import Access
 from service.api_keys import KeyFile
+from service.doors import Doors
 from service.engine import Engine
 from service.errors import (
     ClientGone,
@@ -75,9 +76,9 @@ ROUTERS = (
 
 def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None) -> FastAPI:
     """An application that serves `engine`; its lifespan starts and stops the engine's threads."""
-    pipeline = Pipeline(engine, settings)
-    tracer = tracer or make_tracer(settings)
     budget = MemoryBudget(settings.max_buffered_bytes)
+    pipeline = Pipeline(engine, settings, budget)
+    tracer = tracer or make_tracer(settings)
 
     def record(ended: RequestRecord) -> None:
         if settings.access_log:
@@ -148,6 +149,8 @@ def _control_access(app: FastAPI, settings: Settings, routes: Sequence[BaseRoute
             allow_headers=("*",),
             expose_headers=READABLE_HEADERS,
         )
+    if settings.admin_port:
+        app.add_middleware(Doors, problem=problem_response)
 
 
 def _in_tree(request: Request, error: Exception) -> ServiceError:
@@ -158,13 +161,15 @@ def _in_tree(request: Request, error: Exception) -> ServiceError:
         return ClientGone()
     assert isinstance(error, HTTPException)
     path, method = request.url.path, request.method
+    elsewhere = request.app.state.settings.admin_port  # and only operators may reach it
+    described = "docs/api.md" if elsewhere else "/docs"
     if error.status_code == 404:
-        return RouteUnknown(f"nothing is at {path}; see /docs for what this service answers")
+        return RouteUnknown(f"nothing is at {path}; see {described} for what this service answers")
     if error.status_code == 405:
         allowed = dict(error.headers or {})
         return MethodUnknown(
             f"{path} does not take {method}, it takes {allowed.get('Allow', 'another method')}; "
-            "see /docs",
+            f"see {described}",
             headers=allowed,
         )
     internal = InternalError()

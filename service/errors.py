@@ -13,6 +13,8 @@
         TooLarge           413       too_large           too many bytes or too many pixels
         UnsupportedMedia   415       unsupported_media
         InvalidField       422       invalid_field       lists every field that is wrong
+        ImageUrlRefused    422       url_refused         not https, not on the list, not public
+        ImageUnreachable   424       url_unreachable     another host did not give us the image
         RateLimited        429       rate_limited        with Retry-After
         ClientGone         499       disconnected        nobody is left to read the answer
       ServerError                    the caller can only try again
@@ -170,6 +172,24 @@ class InvalidField(CallerError):
             "; ".join(f"{field}: {message}" for field, message in faults),
             members={"errors": [{"field": field, "message": text} for field, text in faults]},
         )
+
+
+class ImageUrlRefused(CallerError):
+    """The image's URL, or one that it redirects to, leads where this service does not go."""
+
+    status, reason, title = 422, "url_refused", "The image's URL is not allowed"
+
+
+class ImageUnreachable(CallerError):
+    """The host of the image's URL did not give it to us.
+
+    Not a 5xx: neither another replica nor the operator of this service can mend it.
+    """
+
+    status, reason, title = 424, "url_unreachable", "The image cannot be fetched"
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(f"{fault}; check the URL, or send the image itself")
 
 
 class RateLimited(CallerError):

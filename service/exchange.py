@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from fastapi import Request, Response
 
-from service.errors import BadImage, ClientGone, TooLarge
+from service.errors import BadImage, ClientGone, ImageUnreachable, ImageUrlRefused, TooLarge
 from service.pipeline import Answer, Pipeline
 from service.request_parsing import RawRequest, parse_timeout
 from service.schemas import Timings
@@ -67,7 +67,7 @@ async def exchange_each(
             times = StageTimes(state.times.clock)
             try:
                 answer = await pipeline.answer(translation, times, asked, state.arrived_at)
-            except (BadImage, TooLarge) as error:
+            except (BadImage, TooLarge, ImageUrlRefused, ImageUnreachable) as error:
                 error.detail = f"{field}.{index}: {error.detail}"
                 raise
             finally:

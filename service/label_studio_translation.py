@@ -59,7 +59,7 @@ class PredictRequest:
     """A request for predictions of several tasks; it is parsed once, when the first is read."""
 
     def __init__(self, raw: RawRequest, settings: Settings) -> None:
-        self._raw, self._settings = raw, settings
+        self._raw, self.settings = raw, settings
         self.document: LabelStudioPredict
         self.brush: BrushControl
         self.expressions: tuple[str, ...]
@@ -76,7 +76,7 @@ class PredictRequest:
         self.document = parse_json(self._raw.body, LabelStudioPredict, _HINT)
         self.brush = read_brush(self.document.label_config, "label_config")
         self.expressions = self._read_expressions()
-        check_expressions(self.expressions, self._settings, "text")
+        check_expressions(self.expressions, self.settings, "text")
 
     def _read_expressions(self) -> tuple[str, ...]:
         context = self.document.params and self.document.params.context
@@ -110,7 +110,7 @@ class TaskPrediction:
         if not isinstance(reference, str):
             message = "missing or no text; the labelling configuration says that the image is here"
             raise InvalidField([(field, message)])
-        image = read_image_reference(reference, field)
+        image = read_image_reference(reference, field, request.settings)
         return SegmentTask(image, request.expressions, validate_options({}))
 
     def write(self, found: Findings) -> Payload:

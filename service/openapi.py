@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from service.errors import PROBLEM_MEDIA_TYPE, ServiceError, problem_kinds
 from service.foreign_schemas import FOREIGN_SCHEMAS
 from service.inference_v2.schemas import InferError, InferRequest
-from service.schemas import Problem, SegmentJson, SegmentOptions
+from service.schemas import IMAGE_URL, Problem, SegmentJson, SegmentOptions
 
 _REF = "#/components/schemas/{model}"
 
@@ -26,13 +26,15 @@ def _form_schema() -> dict[str, Any]:
     options = SegmentOptions.model_json_schema()["properties"]
     return {
         "type": "object",
-        "required": ["image", "expression"],
+        "required": ["expression"],
+        "oneOf": [{"required": ["image"]}, {"required": ["image_url"]}],
         "properties": {
             "image": {
                 "type": "string",
                 "format": "binary",
                 "description": "A JPEG, PNG, WebP, GIF or BMP file.",
             },
+            "image_url": {"type": "string", "minLength": 1, "description": IMAGE_URL},
             "expression": {
                 "type": "array",
                 "items": {"type": "string"},

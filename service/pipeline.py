@@ -22,13 +22,16 @@ from service.answers import Finding, FoundMask
 from service.engine import Engine, EngineSlot
 from service.errors import DeadlineExceeded, EngineStopped
 from service.image_input import decode_photo
+from service.image_url import UrlImages
 from service.inference import ImageInput, Logits, TextInput, content_key
-from service.request_parsing import SegmentTask
+from service.memory_budget import MemoryBudget, MemoryShare
+from service.request_parsing import ImageUrl, SegmentTask
 from service.schemas import Timings
 from service.settings import Settings
 from service.stages import StageTimes
 from service.submission import Completed
 from service.translation import Findings, Payload, Translation
+from service.url_policy import UrlPolicy
 
 Value = TypeVar("Value")
 
@@ -51,6 +54,7 @@ class _Place:
     seconds: float
     """What its deadline is called in the answer to whom it is too short."""
     limit: asyncio.Timeout
+    memory: MemoryShare
 
     def shorten(self, seconds: float) -> None:
         """Answer within `seconds` of the start, if that is sooner."""
@@ -67,6 +71,7 @@ class _Prepared:
     """A request that is ready for the model."""
 
     task: SegmentTask
+    file: bytes
     image: ImageInput
     texts: list[TextInput]
 
@@ -74,7 +79,13 @@ class _Prepared:
 class Pipeline:
     """Shares one pool of `settings.image_threads` threads among all requests."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, budget: MemoryBudget | None = None
+    ) -> None:
+        """`budget`: what images that are fetched share with the bodies of requests."""
+        hosts = tuple(settings.url_hosts.split(",")) if settings.url_hosts else ()
+        self.url_images = UrlImages(UrlPolicy(hosts, settings.max_body_bytes))
+        self._budget = budget or MemoryBudget(settings.max_buffered_bytes)
         self._engine = engine
         self._settings = settings
         self._clock = engine.clock
@@ -113,18 +124,23 @@ class Pipeline:
     async def _admitted(self, deadline: float, seconds: float) -> AsyncIterator[_Place]:
         """A place in the engine's queue until the answer, or until `deadline`, `seconds` away."""
         started = self._clock()
+        memory = MemoryShare(self._budget)
         try:
             async with asyncio.timeout(deadline - started) as limit:
                 with self._engine.admit() as slot:
-                    place = _Place(slot, started, deadline, seconds, limit)
+                    place = _Place(slot, started, deadline, seconds, limit, memory)
                     yield place
         except TimeoutError:
             raise DeadlineExceeded(place.seconds) from None
+        finally:
+            memory.release()
 
     async def _serve(self, place: _Place, translation: Translation, times: StageTimes) -> Answer:
-        prepared = await self._in_pool(lambda: self._prepare(translation, times))
-        if prepared.task.timeout is not None:
-            place.shorten(prepared.task.timeout)
+        read = await self._in_pool(lambda: self._read(translation, times))
+        task = read.task if isinstance(read, _Prepared) else read
+        if task.timeout is not None:
+            place.shorten(task.timeout)
+        prepared = read if isinstance(read, _Prepared) else await self._fetch(place, read, times)
         submitted = self._clock()
         outputs = await self._engine.submit(
             place.slot, prepared.image, prepared.texts, place.deadline
@@ -134,6 +150,13 @@ class Pipeline:
         return await self._in_pool(
             lambda: self._finish(place, translation, prepared, logits, times)
         )
+
+    async def _fetch(self, place: _Place, task: SegmentTask, times: StageTimes) -> _Prepared:
+        """The image from where it lies: no thread of the pool waits for another host."""
+        assert isinstance(task.image, ImageUrl)
+        with times.stage("fetch"):
+            file = await self.url_images.fetch(task.image.url, place.memory)
+        return await self._in_pool(lambda: self._prepare(task, file, times))
 
     async def _in_pool(self, work: Callable[[], Value]) -> Value:
         context = contextvars.copy_context()  # the request's id, for log lines
@@ -160,16 +183,22 @@ class Pipeline:
 
     # -- in the pool ---------------------------------------------------------------------------
 
-    def _prepare(self, translation: Translation, times: StageTimes) -> _Prepared:
-        metrics = self._engine.metrics
+    def _read(self, translation: Translation, times: StageTimes) -> _Prepared | SegmentTask:
+        """Ready for the model, or a task whose image must be fetched first."""
         with times.stage("parse"):
             task = translation.read()
-        key = content_key(task.image)
+        if isinstance(task.image, ImageUrl):
+            return task
+        return self._prepare(task, task.image, times)
+
+    def _prepare(self, task: SegmentTask, file: bytes, times: StageTimes) -> _Prepared:
+        metrics = self._engine.metrics
+        key = content_key(file)
         image = self._engine.recall(key)
         if image is None:
             side = self._engine.spec.image_size
             with times.stage("decode"):
-                photo = decode_photo(task.image, self._settings.max_pixels, least=side)
+                photo = decode_photo(file, self._settings.max_pixels, least=side)
             metrics.decode_seconds.observe(times.seconds("decode"))
         with times.stage("preprocess"):
             if image is None:
@@ -177,7 +206,7 @@ class Pipeline:
                 image = ImageInput(key, letterbox_picture(photo.picture, geometry), geometry)
             texts = self._engine.tokenize(task.expressions)
         metrics.preprocess_seconds.observe(times.seconds("preprocess"))
-        return _Prepared(task, image, texts)
+        return _Prepared(task, file, image, texts)
 
     def _finish(
         self,
@@ -187,7 +216,7 @@ class Pipeline:
         logits: Sequence[Logits],
         times: StageTimes,
     ) -> Answer:
-        image = prepared.task.image
+        file = prepared.file
         begun = self._clock()
 
         @functools.cache  # the header says the same as the body
@@ -202,7 +231,7 @@ class Pipeline:
                 geometry=prepared.image.geometry,
                 masks=self._masks(prepared, logits, place.deadline),
                 timings=timings,
-                photo=lambda: decode_photo(image, self._settings.max_pixels).picture,
+                photo=lambda: decode_photo(file, self._settings.max_pixels).picture,
             )
         )
         taken = timings()

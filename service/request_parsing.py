@@ -38,13 +38,21 @@ _HINT = (
 
 
 @dataclass(frozen=True, slots=True)
+class ImageUrl:
+    """Where an image lies, unchecked; `service.image_url` fetches it, if the settings allow."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentTask:
     """What one request asks for; every field is within its limits.
 
+    `image`: the file, or where the pipeline shall fetch it.
     `timeout`: seconds within which its body wants the answer, in protocols that say it there.
     """
 
-    image: bytes
+    image: bytes | ImageUrl
     expressions: tuple[str, ...]
     options: SegmentOptions
     timeout: float | None = None
@@ -80,7 +88,7 @@ def parse_task(raw: RawRequest, settings: Settings) -> SegmentTask:
         options = _merge(query, options)
     elif media_type == JSON.encode():
         document = parse_json(raw.body, SegmentJson, _HINT)
-        image, expressions = decode_base64(document.image), document.expressions
+        image, expressions = _image_of(document), document.expressions
         options = _merge(query, document.model_dump(include=set(_OPTIONS), exclude_unset=True))
     else:
         raise UnsupportedMedia(f"Content-Type {raw.content_type!r} is not supported; {_HINT}")
@@ -183,6 +191,14 @@ def parse_json(body: bytes, kind: type[Document], hint: str) -> Document:
         raise InvalidField(validation_faults(error)) from error
 
 
+def _image_of(document: SegmentJson) -> bytes | ImageUrl:
+    if (document.image is None) == (document.image_url is None):
+        raise InvalidField([("image", "send either image, in base64, or image_url")])
+    if document.image_url is not None:
+        return ImageUrl(document.image_url)
+    return decode_base64(document.image or "")
+
+
 def decode_base64(text: str, field: str = "image") -> bytes:
     """The file in base64 or a data URL. Raises InvalidField that names `field`."""
     prefix = _DATA_URL.match(text[:256])
@@ -270,30 +286,34 @@ def _split_parts(body: bytes, boundary: bytes, max_parts: int) -> list[_Part]:
 
 def _parse_multipart(
     body: bytes, parameters: dict[bytes, bytes], settings: Settings
-) -> tuple[bytes, list[str], dict[str, Any]]:
+) -> tuple[bytes | ImageUrl, list[str], dict[str, Any]]:
     boundary = parameters.get(b"boundary")
     if not boundary:
         raise MalformedBody(
             "the Content-Type has no boundary; let the HTTP client set the header of a form itself"
         )
     max_parts = 1 + settings.max_expressions + len(_OPTIONS)
-    images: list[bytes] = []
+    images: list[bytes | ImageUrl] = []
     expressions: list[str] = []
     pairs: list[tuple[str, str]] = []
     for part in _split_parts(body, boundary, max_parts):
         name = part.name
         if name == "image":
             images.append(bytes(part.data))
+        elif name == "image_url":
+            images.append(ImageUrl(_text(name, part.data)))
         elif name == "expression":
             expressions.append(_text(name, part.data))
         elif name in _OPTIONS:
             pairs.append((name, _text(name, part.data[: _LONGEST_OPTION + 1])))
         else:
-            known = ", ".join(("image", "expression", *_OPTIONS))
+            known = ", ".join(("image", "image_url", "expression", *_OPTIONS))
             raise InvalidField([(name[:64], f"unknown field of the form; known are {known}")])
     missing = []
     if len(images) != 1:
-        missing.append(("image", f"{len(images)} were sent; send exactly one image file"))
+        missing.append(
+            ("image", f"{len(images)} were sent; send exactly one, as a file or image_url")
+        )
     if not expressions:
         missing.append(("expression", "missing; send at least one, such as expression=the dog"))
     if missing:

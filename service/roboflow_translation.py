@@ -17,9 +17,10 @@ from service.foreign_schemas import (
     RoboflowResponse,
     RoboflowRle,
 )
-from service.image_reference import refuse_image_url
+from service.image_reference import read_image_reference
 from service.request_parsing import (
     JSON,
+    ImageUrl,
     RawRequest,
     SegmentTask,
     check_expressions,
@@ -68,12 +69,12 @@ class RoboflowTranslation:
         answer = RoboflowResponse(prompt_results=results, time=seconds)
         return Payload(answer.model_dump_json().encode(), JSON)
 
-    def _read_image(self) -> bytes:
+    def _read_image(self) -> bytes | ImageUrl:
         image = self._document.image
         if image.type == "base64":
             return decode_base64(image.value, "image.value")
         if image.type == "url":
-            raise refuse_image_url("image.type")
+            return read_image_reference(image.value, "image.value", self._settings)
         raise InvalidField([("image.type", f"{image.type[:64]!r} is not supported; send base64")])
 
     def _predictions(self, index: int, found: FoundMask) -> list[RoboflowPrediction]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 MaskFormat = Literal["rle", "png", "polygons", "none", "overlay"]
 Point = tuple[int, int]
 
+IMAGE_URL = "Instead of the image: where it lies, https only; for hosts that the operator allowed."
 _EDGES = "Coordinates are of pixel edges: the pixel in row 0, column 0 spans (0, 0) to (1, 1)."
 
 
@@ -37,9 +38,16 @@ class SegmentOptions(BaseModel):
 class SegmentJson(SegmentOptions):
     """The JSON body."""
 
-    image: str = Field(
-        description="The image file in base64; the prefix of a data URL may stay.", min_length=1
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["image"]}, {"required": ["image_url"]}]}
     )
+
+    image: str | None = Field(
+        None,
+        description="The image file in base64; the prefix of a data URL may stay.",
+        min_length=1,
+    )
+    image_url: str | None = Field(None, description=IMAGE_URL, min_length=1)
     expressions: list[str] = Field(description="What to find, one mask for each.", min_length=1)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from service.app import create_app
+from service.doors import AdminDoor
 from service.engine import Engine
 from service.settings import Settings
 from service.stream_transport import StreamTransport
@@ -28,6 +32,7 @@ class Server(uvicorn.Server):
     First SIGTERM or SIGINT: readiness goes, new requests get 503, accepted ones are finished;
     after `drain_seconds`, when none is left, the listener closes. At `shutdown_timeout` it closes
     in any case. A second signal stops at once. `exit_code` is 1 if the worker died.
+    A second port, if the settings name one, opens and closes with the first.
     """
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
@@ -54,12 +59,34 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._engine = engine
         self._streams: Streams = app.state.streams
+        self._admin = _admin_config(app)
+        self._admin_sockets: list[socket.socket] = []
         self._announced = False
         self._told_at: float | None = None
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until stopped. Raises ValueError if the address cannot be listened on."""
-        super().run(sockets or _bind(self._settings.host, self._settings.port))
+        """Serve until stopped. Raises ValueError if an address cannot be listened on."""
+        settings = self._settings
+        bound = sockets or _bind(settings.host, settings.port, "SEGVLM_HOST and SEGVLM_PORT")
+        if settings.admin_port:
+            names = "SEGVLM_ADMIN_HOST and SEGVLM_ADMIN_PORT"
+            self._admin_sockets = _bind(settings.admin_host, settings.admin_port, names)
+        super().run(bound)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; uvicorn then drains and closes all of `servers` together."""
+        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        self._admin.load()
+        for bound in self._admin_sockets:
+            self.servers.append(await loop.create_server(self._admin_connection, sock=bound))
+
+    def _admin_connection(self) -> asyncio.Protocol:
+        make: Any = self._admin.http_protocol_class
+        connection: asyncio.Protocol = make(
+            config=self._admin, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return connection
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Runs inside a signal handler, so it only notes; `on_tick` acts within 0.1 s.
@@ -99,22 +126,41 @@ class Server(uvicorn.Server):
 
     def _announce(self) -> None:
         """One line for a person: what runs where, and a command to try."""
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        shown = "localhost" if host in ("0.0.0.0", "::", "127.0.0.1") else host
-        url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+        url = _url(self.servers[0].sockets[0])
+        operators = _url(self._admin_sockets[0]) if self._admin_sockets else url
         spec = self._engine.spec
         print(
             f"{spec.name} {spec.version} ({self._engine.backend_name}) is ready on {url} "
-            f'(API at {url}/docs) - try: curl -F image=@photo.jpg -F "expression=the person" '
+            f'(API at {operators}/docs) - try: curl -F image=@photo.jpg -F "expression=the person" '
             f"{url}/segment",
             flush=True,
         )
 
 
-def _bind(host: str, port: int) -> list[socket.socket]:
+def _admin_config(app: FastAPI) -> uvicorn.Config:
+    """Of the second port's connections. The lifespan, and the limits of a stop, are the first's."""
+    return uvicorn.Config(
+        AdminDoor(app),
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        ws="none",
+    )
+
+
+def _url(listener: socket.socket) -> str:
+    """As a person on this machine types it."""
+    host, port = listener.getsockname()[:2]
+    shown = "localhost" if host in ("0.0.0.0", "::", "127.0.0.1") else host
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def _bind(host: str, port: int, settings: str) -> list[socket.socket]:
     """A socket for each address that `host` means; uvicorn listens on them when it is ready.
 
-    Left to uvicorn, a fault would end the process with a line that names no address.
+    Left to uvicorn, a fault would end the process with a line that names no address. `settings`:
+    where it was chosen.
     """
     sockets: list[socket.socket] = []
     try:
@@ -131,6 +177,6 @@ def _bind(host: str, port: int) -> list[socket.socket]:
             each.close()
         raise ValueError(
             f"cannot listen on {host}, port {port}: {error.strerror}; choose another address or "
-            "port with SEGVLM_HOST and SEGVLM_PORT"
+            f"port with {settings}"
         ) from error
     return sockets

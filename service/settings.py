@@ -37,13 +37,16 @@ _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://.*")
 # As browsers write it: in small letters, and the port only where it is not the scheme's own.
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]+)?")
 
+# A name with a dot in it, in ASCII; its last part has a letter, so it is no address.
+_HOST_PATTERN = re.compile(r"(\*\.)?([a-z0-9-]+\.)+[a-z0-9-]*[a-z][a-z0-9-]*")
+
 
 def _not_a_service_link(value: Any) -> Any:
-    """Refuse what Kubernetes puts into SEGVLM_PORT when a Service is called `segvlm`."""
+    """Refuse what Kubernetes sets for a Service called `segvlm` or `segvlm-admin`."""
     if isinstance(value, str) and _LINK_VALUE.fullmatch(value):
         raise ValueError(
-            "Kubernetes set this for a Service named segvlm; put enableServiceLinks: false into "
-            "the pod's spec"
+            "Kubernetes set this for a Service that is named so; put enableServiceLinks: false "
+            "into the pod's spec"
         )
     return value
 
@@ -64,6 +67,16 @@ def _known_origins(value: str) -> str:
     return ",".join(origins)
 
 
+def _known_hosts(value: str) -> str:
+    hosts = [host.strip().lower() for host in value.split(",")] if value else []
+    if not all(_HOST_PATTERN.fullmatch(host) for host in hosts):
+        raise ValueError(
+            "must be names of hosts with commas between them, such as images.example.org or "
+            "*.example.org, without https:// or a port; write a name in another script as xn--..."
+        )
+    return ",".join(hosts)
+
+
 _LIMITS = {"ge": "at least", "gt": "more than", "le": "at most"}
 
 
@@ -82,11 +95,18 @@ class Settings(BaseSettings):
     port: Annotated[int, BeforeValidator(_not_a_service_link)] = Field(
         8000, ge=0, le=65535, description="port to listen on; 0 takes a free one"
     )
+    admin_host: str = Field("127.0.0.1", description="address of the second port")
+    admin_port: Annotated[int, BeforeValidator(_not_a_service_link)] = Field(
+        0, ge=0, le=65535, description="second port, to which docs and metrics move; 0 is none"
+    )
     api_keys_file: Path | None = Field(
         None, description="file of the API keys that are let in; without it everybody is"
     )
     cors_origins: Annotated[str, AfterValidator(_known_origins)] = Field(
         "", description="origins whose pages may call the service, with commas, or *; none if empty"
+    )
+    url_hosts: Annotated[str, AfterValidator(_known_hosts)] = Field(
+        "", description="hosts from which images are fetched by URL, with commas; none if empty"
     )
     access_log: bool = Field(True, description="log a line for each request")
     log_format: Literal["text", "json"] = Field(
@@ -232,6 +252,11 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield (
             f"SEGVLM_DRAIN_SECONDS={settings.drain_seconds}: must be less than "
             f"SEGVLM_SHUTDOWN_TIMEOUT={settings.shutdown_timeout}, which ends the stop"
+        )
+    if settings.admin_port and settings.admin_port == settings.port:
+        yield (
+            f"SEGVLM_ADMIN_PORT={settings.admin_port}: must not be SEGVLM_PORT, which answers "
+            "everybody"
         )
     if settings.max_body_bytes > settings.max_buffered_bytes:
         yield (

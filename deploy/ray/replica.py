@@ -92,9 +92,9 @@ class Replica:
 
 def _replica_settings() -> Settings:
     """The settings, and on a CPU no more threads for the model than Ray has given it cores."""
-    settings = load_settings()
+    settings = load_settings(admin_port=0)  # Ray's proxy has one port
     context: Any = ray.get_runtime_context()
     cores = context.get_assigned_resources().get("CPU", 0.0)
     if settings.model_threads or not cores:
         return settings
-    return load_settings(model_threads=max(1, int(cores)))
+    return load_settings(model_threads=max(1, int(cores)), admin_port=0)

@@ -294,6 +294,8 @@ def test_a_long_life_that_is_drained() -> None:
         "rate_limited",
         "foreign_origin",
         "streams_full",
+        "url_refused",  # of images elsewhere, which this life does not fetch
+        "url_unreachable",
     }
     assert reasons["internal"] == reasons["engine_stopped"] == 0
     assert codes["200"] > 2000

@@ -17,11 +17,14 @@ def test_both_bodies_are_described(service: Any) -> None:
     document, segment = operation(service)
     content = segment["requestBody"]["content"]
     form = content["multipart/form-data"]["schema"]
-    assert set(form["required"]) == {"image", "expression"}
+    assert set(form["required"]) == {"expression"}
+    either = [{"required": ["image"]}, {"required": ["image_url"]}]
+    assert form["oneOf"] == either
     assert form["properties"]["image"]["format"] == "binary"
     assert form["properties"]["expression"]["type"] == "array"
     body = document["components"]["schemas"]["SegmentJson"]
-    assert set(body["required"]) == {"image", "expressions"}
+    assert set(body["required"]) == {"expressions"}
+    assert body["oneOf"] == either
     options = set(SegmentOptions.model_fields)
     assert options < set(form["properties"])
     assert options < set(body["properties"])
