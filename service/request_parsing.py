@@ -24,6 +24,7 @@ from service.settings import Settings
 MULTIPART = "multipart/form-data"
 JSON = "application/json"
 _OPTIONS = tuple(SegmentOptions.model_fields)
+_TRUTH = {"true": True, "false": False}
 _LONGEST_OPTION = 64  # bytes; the longest that is valid has 9
 _DATA_URL = re.compile(r"\s*data:[\w/+.;=-]*;base64,", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -100,7 +101,7 @@ def refuse_encoding(raw: RawRequest) -> None:
 
 
 def _options_of(pairs: Iterable[tuple[str, str]], place: str) -> dict[str, Any]:
-    """Name-value pairs as options. Raises InvalidField for unknown and for repeated names."""
+    """Name-value pairs of text as options. Raises InvalidField for unknown and repeated names."""
     options: dict[str, Any] = {}
     for name, value in pairs:
         if name not in _OPTIONS:
@@ -109,7 +110,8 @@ def _options_of(pairs: Iterable[tuple[str, str]], place: str) -> dict[str, Any]:
             )
         if name in options:
             raise InvalidField([(name, f"given twice in {place}; give it once")])
-        options[name] = value
+        is_switch = SegmentOptions.model_fields[name].annotation is bool
+        options[name] = _TRUTH.get(value.lower(), value) if is_switch else value
     return options
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 MaskFormat = Literal["rle", "png", "polygons", "none", "overlay"]
 Point = tuple[int, int]
+
+BASE64: JsonDict = {"contentEncoding": "base64", "format": "byte"}
 
 _EDGES = "Coordinates are of pixel edges: the pixel in row 0, column 0 spans (0, 0) to (1, 1)."
 
@@ -30,15 +33,19 @@ class SegmentOptions(BaseModel):
         "Default: the model's own.",
     )
     include_probability: bool = Field(
-        False, description="Also answer the probability of every pixel."
+        False, strict=True, description="Also answer the probability of every pixel."
     )
 
 
 class SegmentJson(SegmentOptions):
     """The JSON body."""
 
+    model_config = ConfigDict(strict=True)
+
     image: str = Field(
-        description="The image file in base64; the prefix of a data URL may stay.", min_length=1
+        description="The image file in base64; the prefix of a data URL may stay.",
+        min_length=1,
+        json_schema_extra=BASE64,
     )
     expressions: list[str] = Field(description="What to find, one mask for each.", min_length=1)
 
