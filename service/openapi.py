@@ -13,11 +13,12 @@ from service.access import OPEN_PATHS
 from service.errors import PROBLEM_MEDIA_TYPE, ServiceError, problem_kinds
 from service.foreign_schemas import FOREIGN_SCHEMAS, NamedError, RoboflowError
 from service.inference_v2.schemas import InferError, InferRequest
+from service.request_parsing import MULTIPART
 from service.schemas import Problem, SegmentJson, SegmentOptions
 from service.settings import Settings
 
 _REF = "#/components/schemas/{model}"
-
+_EXPRESSION = {"$ref": _REF.format(model="Expression")}
 
 _NOT_OF_A_REQUEST = frozenset(
     {"not_found", "method_not_allowed", "disconnected", "foreign_origin", "streams_full"}
@@ -58,7 +59,7 @@ def _form_schema() -> dict[str, Any]:
             },
             "expression": {
                 "type": "array",
-                "items": {"$ref": _REF.format(model="Expression")},
+                "items": _EXPRESSION,
                 "minItems": 1,
                 "description": "What to find; repeat the field for several.",
                 "example": ["the dog"],
@@ -84,7 +85,7 @@ SEGMENT_OPERATION: dict[str, Any] = {
         "required": True,
         "content": {
             # A repeated field, not one with commas: forms encode arrays by repetition.
-            "multipart/form-data": {
+            MULTIPART: {
                 "schema": _form_schema(),
                 "encoding": {"expression": {"style": "form", "explode": True}},
             },
@@ -176,7 +177,7 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
         _leave_out_validation(document)
-        _describe_limits(schemas, app.state.settings)
+        _describe_limits(document, app.state.settings)
         _describe_access(document, app.state.settings)
         app.openapi_schema = document
     return app.openapi_schema
@@ -194,26 +195,21 @@ def _leave_out_validation(document: dict[str, Any]) -> None:
         document["components"]["schemas"].pop(name, None)
 
 
-def _describe_limits(schemas: dict[str, Any], settings: Settings) -> None:
-    """What this service's settings allow of expressions, wherever they stand."""
-    expression = {
+def _describe_limits(document: dict[str, Any], settings: Settings) -> None:
+    """What this service's settings allow of expressions."""
+    schemas = document["components"]["schemas"]
+    schemas["Expression"] = {
         "type": "string",
         "pattern": r"\S",
         "maxLength": settings.max_expression_length,
         "description": "What to find, in words.",
     }
-    reference = {"$ref": _REF.format(model="Expression")}
-    schemas["Expression"] = expression
-    schemas["Expressions"] = {
-        "type": "array",
-        "items": reference,
-        "minItems": 1,
-        "maxItems": settings.max_expressions,
-        "description": "What to find, one mask for each.",
-    }
-    schemas["SegmentJson"]["properties"]["expressions"] = {"$ref": _REF.format(model="Expressions")}
+    form = document["paths"]["/segment"]["post"]["requestBody"]["content"][MULTIPART]["schema"]
+    body = schemas["SegmentJson"]
+    for expressions in (form["properties"]["expression"], body["properties"]["expressions"]):
+        expressions.update(items=_EXPRESSION, maxItems=settings.max_expressions)
     schemas["RoboflowJson"]["properties"]["prompts"]["maxItems"] = settings.max_expressions
-    schemas["RoboflowPrompt"]["properties"]["text"] = reference
+    schemas["RoboflowPrompt"]["properties"]["text"] = _EXPRESSION
 
 
 def _describe_access(document: dict[str, Any], settings: Settings) -> None:
