@@ -8,7 +8,6 @@ Nothing of the environment, of a model's weights or of a machine is in it.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +22,10 @@ SNAPSHOT = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
 
 
 def describe_default_service() -> str:
-    """The document as text: of all settings' defaults, and under the bundled model's name."""
-    settings = Settings(backend="fake")
+    """The document as text: of the settings' defaults, and under the bundled model's name."""
+    described = ("max_expressions", "max_expression_length", "api_keys_file")
+    defaults = {name: Settings.model_fields[name].default for name in described}
+    settings = Settings(backend="fake", **defaults)
     fake = load_fake(64, 17, LoadOptions(max_batch_size=1))
     model = replace(fake, spec=replace(fake.spec, name="segvlm-lite"))
     app = create_app(settings, Engine(model, settings, Metrics()))
@@ -32,7 +33,5 @@ def describe_default_service() -> str:
 
 
 if __name__ == "__main__":
-    for name in [name for name in os.environ if name.startswith("SEGVLM_")]:
-        del os.environ[name]
     SNAPSHOT.write_text(describe_default_service(), encoding="utf-8")
     print(SNAPSHOT)
