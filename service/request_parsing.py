@@ -249,18 +249,18 @@ class _PartCollector:
 
 def _split_parts(body: bytes, boundary: bytes, max_parts: int) -> list[_Part]:
     collector = _PartCollector(max_parts)
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": collector.on_part_begin,
-            "on_header_field": collector.on_header_field,
-            "on_header_value": collector.on_header_value,
-            "on_header_end": collector.on_header_end,
-            "on_part_data": collector.on_part_data,
-            "on_end": collector.on_end,
-        },
-    )
     try:
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": collector.on_part_begin,
+                "on_header_field": collector.on_header_field,
+                "on_header_value": collector.on_header_value,
+                "on_header_end": collector.on_header_end,
+                "on_part_data": collector.on_part_data,
+                "on_end": collector.on_end,
+            },
+        )
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
