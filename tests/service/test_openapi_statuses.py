@@ -84,7 +84,10 @@ def test_errors_are_what_their_schema_says(
         described = operation["responses"][str(error.status)]
         (media_type,) = described["content"]
         assert response.headers["content-type"] == media_type
-        schema = {**described["content"][media_type]["schema"], "components": DOCUMENT["components"]}
+        schema = {
+            **described["content"][media_type]["schema"],
+            "components": DOCUMENT["components"],
+        }
         Draft202012Validator(schema).validate(json.loads(response.body))
         for name in described.get("headers", ()):
             assert name in response.headers
