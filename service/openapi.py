@@ -19,6 +19,10 @@ from service.settings import Settings
 
 _REF = "#/components/schemas/{model}"
 _EXPRESSION = {"$ref": _REF.format(model="Expression")}
+_RETRY_AFTER = {
+    "description": "Seconds until another try is worth it.",
+    "schema": {"type": "integer", "minimum": 1},
+}
 
 _NOT_OF_A_REQUEST = frozenset(
     {"not_found", "method_not_allowed", "disconnected", "foreign_origin", "streams_full"}
@@ -149,12 +153,6 @@ def _problems(
         if status in (429, 503):
             described[status]["headers"] = {"Retry-After": _RETRY_AFTER}
     return described
-
-
-_RETRY_AFTER = {
-    "description": "Seconds until another try is worth it.",
-    "schema": {"type": "integer", "minimum": 1},
-}
 
 
 def describe_api(app: FastAPI) -> dict[str, Any]:

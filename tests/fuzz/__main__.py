@@ -72,6 +72,7 @@ def _search(name: str, seconds: float, seed: int, out: Path) -> int:
                 if (kind := _kind_of(error)) not in found:
                     found.add(kind)
                     _save(out, name, f"{seed}-{tried}", data, error)
+                memory = PeakMemory()
             tried += 1
             slowest = max(slowest, time.monotonic() - now)
             if now > reported + _NEWS:

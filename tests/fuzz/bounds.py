@@ -11,7 +11,7 @@ from pathlib import Path
 from service.errors import ServiceError
 
 LONGEST = 20.0  # seconds for one input of a few kilobytes, on a machine that has much else to do
-MOST_MEMORY = 512 * 2**20  # bytes beyond what the process held before
+MOST_MEMORY = 128 * 2**20  # bytes beyond what the process held before; see targets.MAX_PIXELS
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
 

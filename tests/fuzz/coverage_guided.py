@@ -6,18 +6,24 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from tests.fuzz.bounds import LONGEST, MOST_MEMORY, PeakMemory
+from tests.fuzz.bounds import LONGEST, PeakMemory
+
+_WHOLE_PROCESS = 1024  # MiB; `check` measures what one input adds
 
 
 def fuzz(name: str, seconds: float, seed: int, out: Path) -> NoReturn:
     """Keeps inputs that reached new code in `out`/NAME-corpus, for the next time."""
-    import atheris
-
+    try:
+        import atheris
+    except ImportError:
+        sys.exit("atheris is not installed: pip install atheris, on Linux or macOS")
     with atheris.instrument_imports(include=["service", "python_multipart", "PIL"]):
         from tests.fuzz.targets import TARGETS
 
     from tests.fuzz.bounds import check
 
+    if name not in TARGETS:
+        sys.exit(f"atheris takes one target at a time: {', '.join(TARGETS)}")
     target = TARGETS[name]
     corpus = out / f"{name}-corpus"
     corpus.mkdir(parents=True, exist_ok=True)
@@ -31,7 +37,7 @@ def fuzz(name: str, seconds: float, seed: int, out: Path) -> NoReturn:
         f"-seed={seed + 1}",  # 0 would be a seed of its own choice
         f"-artifact_prefix={out}/{name}-",
         f"-timeout={int(LONGEST)}",
-        f"-rss_limit_mb={2 * MOST_MEMORY // 2**20}",
+        f"-rss_limit_mb={_WHOLE_PROCESS}",
         f"-dict={words}",
         str(corpus),
     ]
