@@ -42,12 +42,11 @@ def _peak() -> int:
     return 1024 * int(found[1]) if found else 0
 
 
-def check(run: Callable[[bytes], None], data: bytes, memory: PeakMemory) -> bool:
+def check(run: Callable[[bytes], bool | None], data: bytes, memory: PeakMemory) -> bool:
     """Run a target on an input; whether it was valid. Raises Finding, or what the target raised."""
     started = time.monotonic()
     try:
-        run(data)
-        valid = True
+        valid = run(data) is not False
     except ServiceError as error:
         if error.status >= 500:
             raise Finding(f"status {error.status}: {error.detail}") from error

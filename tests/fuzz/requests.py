@@ -88,7 +88,8 @@ class Requests:
         self._engine.stop(LONGEST)
         self._app.state.pipeline.close()
 
-    def __call__(self, data: bytes) -> None:
+    def __call__(self, data: bytes) -> bool:
+        """Whether it was answered without an error. Raises Finding."""
         message = split_message(data)
         started, body = self._runner.run(asyncio.wait_for(self._send(message), LONGEST))
         status, headers = started["status"], dict(started["headers"])
@@ -98,6 +99,7 @@ class Requests:
             json.loads(body)
         if self._engine.images:
             raise Finding(f"{self._engine.images} images still count after the answer")
+        return status < 400
 
     async def _send(self, message: Message) -> tuple[Any, bytes]:
         unsent, sent = [message.body], []

@@ -25,12 +25,15 @@ SETTINGS = Settings(
     image_cache_bytes=1_000_000,
 )
 
-Run = Callable[[bytes], None]
+Run = Callable[[bytes], bool | None]
 
 
 @dataclass(frozen=True)
 class Target:
-    """`running` gives what takes an input: it may raise members of service.errors below 500."""
+    """`running` gives what takes an input.
+
+    Of an invalid one it answers False or raises a member of service.errors below 500.
+    """
 
     seeds: Callable[[], Sequence[bytes]]
     tokens: Callable[[], Sequence[bytes]]
