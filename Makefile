@@ -29,14 +29,15 @@ help: ## list the targets
 serve: $(SERVE_STAMP) ## start the service with the bundled model (PORT=9000 for another port)
 	@exec env SEGVLM_HOST="$${SEGVLM_HOST:-127.0.0.1}" $(BIN)/python -m service serve --port $(PORT)
 
-# What only computes runs on all cores, a file each; what loads a service has them to itself.
+# Most tests run on all cores, a file each; what starts whole processes, or a browser, has them to
+# itself.
 test: $(FULL_STAMP) $(CLIENT_STAMPS) ## run the tests (PYTEST_ARGS="-k letterbox" to choose)
 ifdef PYTEST_ARGS
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
-	  tests/model tests/training
-	@$(BIN)/python -m pytest --ignore tests/model --ignore tests/training
+	  tests --ignore tests/benchmarks --ignore tests/deploy --ignore tests/service/page
+	@$(BIN)/python -m pytest tests/benchmarks tests/deploy tests/service/page
 endif
 
 check: $(FULL_STAMP) ## ruff, formatting, mypy --strict

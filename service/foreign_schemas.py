@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from service.schemas import BASE64
+
 
 def _unsupported(remedy: str) -> BeforeValidator:
     """For a field that only null may fill: anything else is answered with `remedy`."""
@@ -56,7 +58,9 @@ class HuggingFaceParameters(BaseModel):
 class HuggingFaceJson(BaseModel):
     """The body where it is JSON and not the image itself."""
 
-    inputs: str = Field(description="The image file in base64.", min_length=1)
+    inputs: str = Field(
+        description="The image file in base64.", min_length=1, json_schema_extra=BASE64
+    )
     parameters: HuggingFaceParameters | None = None
 
 
@@ -172,16 +176,19 @@ class LabelStudioReceipt(BaseModel):
 class RoboflowImage(BaseModel):
     """An image file in base64."""
 
-    type: str
-    value: str = Field(min_length=1)
+    type: str = Field(json_schema_extra={"enum": ["base64"]})
+    value: str = Field(min_length=1, json_schema_extra=BASE64)
 
 
 class RoboflowPrompt(BaseModel):
     """What to find."""
 
-    type: str | None = None
+    # Wider than what the document says, so that the translation refuses the rest in words.
+    model_config = ConfigDict(json_schema_extra={"required": ["text"]})
+
+    type: str | None = Field(None, json_schema_extra={"enum": ["text", None]})
     text: str | None = None
-    boxes: list[Any] | None = None
+    boxes: list[Any] | None = Field(None, json_schema_extra={"maxItems": 0})
     output_prob_thresh: Share | None = None
 
 

@@ -7,6 +7,7 @@ scaled to 8, CMYK and palettes converted, the first frame of an animation.
 from __future__ import annotations
 
 import struct
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -18,9 +19,8 @@ from service.errors import BadImage, TooLarge
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _READABLE = "JPEG, PNG, WebP, GIF or BMP"
 
-# Pillow's own limits are for a process without one: it only warns up to 179 megapixels, and a
-# warning cannot be handled per thread. `decode_photo` has its own cap, from the settings.
-Image.MAX_IMAGE_PIXELS = None
+# What a damaged photo makes Pillow say is answered to whoever sent it, not printed.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 # The default, relied on here: half a photo is refused and not filled up with grey.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
@@ -78,6 +78,9 @@ def decode_photo(data: bytes, max_pixels: int, least: int | None = None) -> Deco
     `max_pixels`, which is decided from the header alone.
     """
     format_name = sniff(data)
+    # Of the whole process, whose limit is one. Beyond it Pillow only warns, beyond twice of it it
+    # opens nothing: a GIF's first frame of any size is filled while the file is being opened.
+    Image.MAX_IMAGE_PIXELS = max_pixels
     if format_name == "WEBP":
         # Pillow allocates a WebP's canvas while opening it, before its size can be asked.
         _check_pixels(*_webp_size(data), max_pixels)
@@ -95,6 +98,8 @@ def decode_photo(data: bytes, max_pixels: int, least: int | None = None) -> Deco
             upright = _to_rgb(image)
     except (TooLarge, BadImage):
         raise
+    except Image.DecompressionBombError as error:
+        raise _too_large("more than twice the pixels that are allowed", max_pixels) from error
     except Exception as error:  # Pillow's plugins raise whatever a broken file provokes
         raise BadImage(
             f"the {format_name} image cannot be decoded ({_reason(error)}); it is damaged or cut "
@@ -147,11 +152,15 @@ def _appearance(data: bytes) -> str:
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise TooLarge(
-            f"the image has {width} x {height} = {width * height:,} pixels, at most "
-            f"{max_pixels:,} are accepted; scale it down first (SEGVLM_MAX_PIXELS sets the limit)",
-            max_pixels,
-        )
+        raise _too_large(f"{width} x {height} = {width * height:,} pixels", max_pixels)
+
+
+def _too_large(pixels: str, max_pixels: int) -> TooLarge:
+    return TooLarge(
+        f"the image has {pixels}, at most {max_pixels:,} are accepted; scale it down first "
+        "(SEGVLM_MAX_PIXELS sets the limit)",
+        max_pixels,
+    )
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

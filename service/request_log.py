@@ -26,6 +26,7 @@ def configure_log(settings: Settings) -> None:
     handler.addFilter(_add_request_id)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # of a bad form its sender hears
 
 
 def log_request(ended: RequestRecord) -> None:

@@ -24,6 +24,7 @@ from service.settings import Settings
 MULTIPART = "multipart/form-data"
 JSON = "application/json"
 _OPTIONS = tuple(SegmentOptions.model_fields)
+_TRUTH = {"true": True, "false": False}
 _LONGEST_OPTION = 64  # bytes; the longest that is valid has 9
 _DATA_URL = re.compile(r"\s*data:[\w/+.;=-]*;base64,", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -108,7 +109,7 @@ def refuse_encoding(raw: RawRequest) -> None:
 
 
 def _options_of(pairs: Iterable[tuple[str, str]], place: str) -> dict[str, Any]:
-    """Name-value pairs as options. Raises InvalidField for unknown and for repeated names."""
+    """Name-value pairs of text as options. Raises InvalidField for unknown and repeated names."""
     options: dict[str, Any] = {}
     for name, value in pairs:
         if name not in _OPTIONS:
@@ -117,7 +118,8 @@ def _options_of(pairs: Iterable[tuple[str, str]], place: str) -> dict[str, Any]:
             )
         if name in options:
             raise InvalidField([(name, f"given twice in {place}; give it once")])
-        options[name] = value
+        is_switch = SegmentOptions.model_fields[name].annotation is bool
+        options[name] = _TRUTH.get(value.lower(), value) if is_switch else value
     return options
 
 
@@ -263,18 +265,18 @@ class _PartCollector:
 
 def _split_parts(body: bytes, boundary: bytes, max_parts: int) -> list[_Part]:
     collector = _PartCollector(max_parts)
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": collector.on_part_begin,
-            "on_header_field": collector.on_header_field,
-            "on_header_value": collector.on_header_value,
-            "on_header_end": collector.on_header_end,
-            "on_part_data": collector.on_part_data,
-            "on_end": collector.on_end,
-        },
-    )
     try:
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": collector.on_part_begin,
+                "on_header_field": collector.on_header_field,
+                "on_header_value": collector.on_header_value,
+                "on_header_end": collector.on_header_end,
+                "on_part_data": collector.on_part_data,
+                "on_end": collector.on_end,
+            },
+        )
         parser.write(body)
         parser.finalize()
     except FormParserError as error:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+from pydantic.json_schema import SkipJsonSchema
 
 MaskFormat = Literal["rle", "png", "polygons", "none", "overlay"]
 Point = tuple[int, int]
+_Given = Annotated[str, Field(min_length=1)]
 
 IMAGE_URL = "Instead of the image: where it lies, https only; for hosts that the operator allowed."
+BASE64: JsonDict = {"contentEncoding": "base64", "format": "byte"}
+
 _EDGES = "Coordinates are of pixel edges: the pixel in row 0, column 0 spans (0, 0) to (1, 1)."
 
 
@@ -31,7 +36,7 @@ class SegmentOptions(BaseModel):
         "Default: the model's own.",
     )
     include_probability: bool = Field(
-        False, description="Also answer the probability of every pixel."
+        False, strict=True, description="Also answer the probability of every pixel."
     )
 
 
@@ -39,15 +44,16 @@ class SegmentJson(SegmentOptions):
     """The JSON body."""
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["image"]}, {"required": ["image_url"]}]}
+        strict=True,
+        json_schema_extra={"oneOf": [{"required": ["image"]}, {"required": ["image_url"]}]},
     )
 
-    image: str | None = Field(
+    image: _Given | SkipJsonSchema[None] = Field(
         None,
         description="The image file in base64; the prefix of a data URL may stay.",
-        min_length=1,
+        json_schema_extra=BASE64,
     )
-    image_url: str | None = Field(None, description=IMAGE_URL, min_length=1)
+    image_url: _Given | SkipJsonSchema[None] = Field(None, description=IMAGE_URL)
     expressions: list[str] = Field(description="What to find, one mask for each.", min_length=1)
 
 

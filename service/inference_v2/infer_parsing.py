@@ -21,6 +21,7 @@ from service.settings import Settings
 
 _HINT = f"where tensors follow the JSON, the header {tensors.HEADER_LENGTH} says how long it is"
 _BASE64 = "base64"
+_LONGEST_TIMEOUT = 10**15  # microseconds, 30 years; JSON's integers can be beyond any float
 _STRUCTURE = b'",:[{'
 _MOST_STRUCTURE = (
     20_000  # of these, beside what the expressions may hold; a request has a few dozen
@@ -71,7 +72,7 @@ def parse_infer(raw: RawInfer, settings: Settings, reserve: Callable[[int], None
         image,
         tuple(expressions),
         validate_options(options),
-        timeout=timeout / 1e6 if timeout else None,
+        timeout=min(timeout, _LONGEST_TIMEOUT) / 1e6 if timeout else None,
     )
     binary = bool(parameters and parameters.binary_data_output)
     return Infer(task, request.id, _wanted(request.outputs, binary))

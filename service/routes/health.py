@@ -41,7 +41,12 @@ async def readyz(request: Request, response: Response) -> Health:
     return Health(status=condition)
 
 
-@router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(request: Request) -> Response:
     """The text exposition format."""
     engine: Engine = request.app.state.engine

@@ -72,6 +72,22 @@ def test_defaults() -> None:
     assert task.options.include_probability is False
 
 
+@pytest.mark.parametrize("text", ["true", "True", "TRUE"])
+def test_true_as_programs_write_it(text: str) -> None:
+    parts = form(("image", IMAGE), ("expression", "a"), ("include_probability", text))
+    assert parse(parts).options.include_probability is True
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("include_probability", "1"), ("include_probability", ""), ("threshold", "true")],
+)
+def test_text_that_is_no_value_of_the_option(name: str, text: str) -> None:
+    with pytest.raises(InvalidField) as caught:
+        parse(form(("image", IMAGE), ("expression", "a"), (name, text)))
+    assert fields_at_fault(caught.value) == [name]
+
+
 @pytest.mark.parametrize("file_name", [None, "", "π.jpg", '..\\"/etc/passwd'])
 def test_name_of_the_file_does_not_matter(file_name: str | None) -> None:
     assert parse(form(("image", IMAGE), ("expression", "x"), file_name=file_name)).image == IMAGE
@@ -119,6 +135,11 @@ def test_malformed_base64(image: str) -> None:
         ({"threshold": 1.5}, "threshold"),
         ({"threshold": "high"}, "threshold"),
         ({"include_probability": "perhaps"}, "include_probability"),
+        # JSON has types of its own, and the OpenAPI document says which are wanted.
+        ({"threshold": "0.5"}, "threshold"),
+        ({"threshold": True}, "threshold"),
+        ({"include_probability": "true"}, "include_probability"),
+        ({"include_probability": 1}, "include_probability"),
     ],
 )
 def test_invalid_json_fields_are_named(fields: dict[str, Any], field: str) -> None:

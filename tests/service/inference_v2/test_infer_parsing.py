@@ -194,9 +194,10 @@ def test_what_is_wrong_is_said(place: str, value: Any, words: str) -> None:
         parse(json.dumps(changed(place, value)).encode())
 
 
-def test_a_timeout_beyond_all_bounds_is_a_timeout() -> None:
-    document = in_json(parameters={"timeout": 10**300})
-    assert parse(json.dumps(document).encode()).task.timeout == pytest.approx(1e294)
+@pytest.mark.parametrize("microseconds", [10**300, 10**400])
+def test_a_timeout_beyond_all_bounds_is_a_timeout(microseconds: int) -> None:
+    document = in_json(parameters={"timeout": microseconds})
+    assert parse(json.dumps(document).encode()).task.timeout == 1e9
 
 
 @pytest.mark.parametrize(
