@@ -194,11 +194,11 @@ def parse_json(body: bytes, kind: type[Document], hint: str) -> Document:
 
 
 def _image_of(document: SegmentJson) -> bytes | ImageUrl:
-    if (document.image is None) == (document.image_url is None):
+    if bool(document.image) == bool(document.image_url):
         raise InvalidField([("image", "send either image, in base64, or image_url")])
-    if document.image_url is not None:
+    if document.image_url:
         return ImageUrl(document.image_url)
-    return decode_base64(document.image or "")
+    return decode_base64(document.image)
 
 
 def decode_base64(text: str, field: str = "image") -> bytes:

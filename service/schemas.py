@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
-from pydantic.json_schema import SkipJsonSchema
 
 MaskFormat = Literal["rle", "png", "polygons", "none", "overlay"]
 Point = tuple[int, int]
-_Given = Annotated[str, Field(min_length=1)]
 
 IMAGE_URL = "Instead of the image: where it lies, https only; for hosts that the operator allowed."
 BASE64: JsonDict = {"contentEncoding": "base64", "format": "byte"}
 
 _EDGES = "Coordinates are of pixel edges: the pixel in row 0, column 0 spans (0, 0) to (1, 1)."
+
+
+def _may_be_missing(more: JsonDict) -> Callable[[JsonDict], None]:
+    """Of a field whose default stands for nothing and is no value that may be sent."""
+
+    def describe(schema: JsonDict) -> None:
+        schema.pop("default")
+        schema.update(more)
+
+    return describe
 
 
 class SegmentOptions(BaseModel):
@@ -48,12 +57,15 @@ class SegmentJson(SegmentOptions):
         json_schema_extra={"oneOf": [{"required": ["image"]}, {"required": ["image_url"]}]},
     )
 
-    image: _Given | SkipJsonSchema[None] = Field(
-        None,
+    image: str = Field(
+        "",
         description="The image file in base64; the prefix of a data URL may stay.",
-        json_schema_extra=BASE64,
+        min_length=1,
+        json_schema_extra=_may_be_missing(BASE64),
     )
-    image_url: _Given | SkipJsonSchema[None] = Field(None, description=IMAGE_URL)
+    image_url: str = Field(
+        "", description=IMAGE_URL, min_length=1, json_schema_extra=_may_be_missing({})
+    )
     expressions: list[str] = Field(description="What to find, one mask for each.", min_length=1)
 
 

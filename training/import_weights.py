@@ -8,7 +8,7 @@ from pathlib import Path
 from model import checkpoint
 from model.config import SegVLMConfig, preset_config
 from model.image_encoder import EfficientNetLite0
-from model.import_report import ImportReport
+from model.import_report import ImportReport, import_tensors
 from model.pretrained import load_imagenet_lite0
 from model.segvlm import SegVLM, build_segvlm
 from model.weight_files import read_weights
@@ -40,8 +40,9 @@ def initial_model(config: SegVLMConfig, source: str) -> tuple[SegVLM, ImportRepo
 
     Args:
         config: the sizes; they decide which weights fit.
-        source: a file of CRIS or CLIP weights, the name of a CLIP model (`model.weight_files`), or
-            `imagenet` for the backbone of `segvlm-lite`.
+        source: a checkpoint of ours (parts that it lacks are made new), a file of CRIS or CLIP
+            weights, the name of a CLIP model (`model.weight_files`), or `imagenet` for the backbone
+            of `segvlm-lite`.
 
     Raises:
         ValueError: if the weights cannot be had or do not fit.
@@ -57,7 +58,18 @@ def initial_model(config: SegVLMConfig, source: str) -> tuple[SegVLM, ImportRepo
         loaded = tuple(f"image_encoder.trunk.{name}" for name in report.loaded)
         made_new = tuple(sorted(set(model.state_dict()) - set(loaded)))
         return model, replace(report, loaded=loaded, made_new=made_new)
+    if checkpoint.is_ours(Path(source)):
+        return _from_ours(config, Path(source))
     state_dict = read_weights(source)
     is_cris = any(".visual." in name for name in state_dict)
     importer = checkpoint.from_cris if is_cris else checkpoint.from_clip
     return importer(state_dict, config)
+
+
+def _from_ours(config: SegVLMConfig, path: Path) -> tuple[SegVLM, ImportReport]:
+    """Go on from a checkpoint whose network may lack parts of this one."""
+    theirs, model = checkpoint.load(path), build_segvlm(config)
+    tensors, wanted = theirs.state_dict(), model.state_dict()
+    new = {name.partition(".")[0] + "." for name in wanted.keys() - tensors.keys()}
+    report = import_tensors(model, tensors, source=str(path), may_be_new=new)
+    return model, report
