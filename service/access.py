@@ -34,6 +34,7 @@ OPEN_PATHS = frozenset(
 _STARTS = ("http.response.start", "websocket.http.response.start")
 _OPEN_BELOW = "/static/"
 _SUBPROTOCOL = "segvlm.key."
+_URL_ALPHABET = str.maketrans("-_", "+/")
 
 Problem = Callable[[Scope, ServiceError], Response]
 
@@ -115,11 +116,13 @@ def _is_open(scope: Scope) -> bool:
 
 
 def _brought_key(scope: Scope) -> str | None:
-    """The first of: `Authorization: Bearer`, `X-API-Key`, a WebSocket's subprotocol."""
+    """The first of: `Authorization`, `X-API-Key`, a WebSocket's subprotocol."""
     headers = Headers(scope=scope)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()
+    if scheme.lower() == "basic":  # whoever the user is, the key is the password
+        return _decode(credentials.strip().rstrip("=")).partition(":")[2]
     if "x-api-key" in headers:
         return headers["x-api-key"].strip()
     for offered in scope.get("subprotocols", ()):
@@ -129,9 +132,10 @@ def _brought_key(scope: Scope) -> str | None:
 
 
 def _decode(encoded: str) -> str:
-    """Base64url without its padding, which a subprotocol cannot hold; "" is nobody's key."""
+    """Base64 of either alphabet without its padding, which a subprotocol cannot hold; "" is
+    nobody's key."""
     try:
-        padded = encoded + "=" * (-len(encoded) % 4)
-        return base64.b64decode(padded, altchars=b"-_", validate=True).decode()
+        padded = encoded.translate(_URL_ALPHABET) + "=" * (-len(encoded) % 4)
+        return base64.b64decode(padded, validate=True).decode()
     except (binascii.Error, ValueError):
         return ""
