@@ -42,7 +42,8 @@ Problem = Callable[[Scope, ServiceError], Response]
 class Access:
     """Lets a request in if its key is known and has not used up its limits; reads no body before.
 
-    `scope["state"]["key"]` then has the key's name. A WebSocket is refused before it is accepted.
+    `scope["state"]` then has the key's name as `key`, and what it uses as `key_use`. A WebSocket is
+    refused before it is accepted.
     """
 
     def __init__(
@@ -63,8 +64,8 @@ class Access:
         except Unauthorized as error:
             await self._refuse(scope, receive, send, error)
             return
-        scope.setdefault("state", {})["key"] = key.name
         use = self._uses.of(key)
+        scope.setdefault("state", {}).update(key=key.name, key_use=use)
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] in _STARTS:
