@@ -26,6 +26,7 @@ import httpx2 as httpx
 import pytest
 import yaml
 from PIL import Image
+from websockets.sync.client import connect
 
 from deploy.grafana import render
 from deploy.grafana.prometheus_api import Prometheus, QueryFailed, Series
@@ -192,8 +193,25 @@ def visit(address: str, stop: threading.Event, first: int) -> None:
             client.post(url, **known, headers={"X-Request-Timeout": "0.0001"})
             client.post(url, files={"image": b"no image"}, data={"expression": "dog"})
             client.get(f"http://{address}/nothing/here")
+            asked = {"expression": "dog"}
+            client.post(f"http://{address}/hf/image-segmentation", params=asked, content=photo(0))
+            concept = {"image": {"type": "base64", "value": ""}, "prompts": []}
+            client.post(f"http://{address}/sam3/concept_segment", json=concept)
+            film(address, number)
             if stop.wait(0.2):
                 return
+
+
+def film(address: str, number: int) -> None:
+    """A stream: frames at once, of which the newest counts, a broken one, and an end."""
+    with connect(f"ws://{address}/stream", compression=None, close_timeout=1) as stream:
+        stream.send(json.dumps({"expressions": ["dog"]}))
+        assert json.loads(stream.recv(PATIENCE))["type"] == "ready"
+        for shot in range(8):
+            stream.send(photo(number + shot))
+        stream.send(b"no image")
+        while json.loads(stream.recv(PATIENCE)).get("reason") not in ("bad_image", "queue_full"):
+            pass
 
 
 @contextmanager
@@ -299,12 +317,14 @@ def test_alert_is_silent_for_no_other_reason_than_health(
         assert ask(watching, f"count({metric}{matchers})")
 
 
-@pytest.mark.parametrize("number", range(2), ids=["model", "instance"])
-def test_variable_has_values(watching: Prometheus, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "values"), [(0, 2), (1, 2), (2, 6)], ids=["model", "instance", "route"]
+)
+def test_variable_has_values(watching: Prometheus, number: int, values: int) -> None:
     path = DEPLOY / "grafana" / "dashboards" / "segvlm-latency.json"
     dashboard = json.loads(path.read_text(encoding="utf-8"))
     variable = dashboard["templating"]["list"][number]
-    assert len(label_values(watching, variable["definition"])) == 2
+    assert len(label_values(watching, variable["definition"])) == values
     assert watching.at(dashboard["annotations"]["list"][0]["expr"]) is not None
 
 
@@ -335,6 +355,9 @@ def test_outcomes_are_told_apart(watching: Prometheus) -> None:
             and names("Without a result, by reason", "reason")
             >= {"bad_image", "queue_full", "deadline", "not_found"}
             and names("By route", "route") >= {"/segment", "/metrics", "unmatched"}
+            and names("Errors by route", "route") >= {"/segment", "/hf/image-segmentation"}
+            and names("Frames without masks, by reason", "reason") >= {"bad_image"}
+            and names("By API key", "key") == {"anonymous"}
             and names("GPU memory", "kind") == {"allocated", "reserved", "used", "total"}
         )
 
@@ -351,7 +374,7 @@ def test_misspelt_metric_is_noticed(watching: Prometheus, monkeypatch: pytest.Mo
 
 def test_pictures_are_drawn_of_the_answers(watching: Prometheus, tmp_path: Path) -> None:
     render.main(["--prometheus", watching.url, "--out", str(tmp_path), "--minutes", "1"])
-    for name in ("latency", "capacity", "requests"):
+    for name in ("latency", "capacity", "requests", "streams"):
         with Image.open(tmp_path / f"dashboard-{name}.png") as picture:
             assert picture.size[0] == 1920
             assert len(picture.convert("RGB").getcolors(2**24) or ()) > 100
