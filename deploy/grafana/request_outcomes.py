@@ -74,7 +74,7 @@ def _routes() -> Json:
         "By route",
         "Requests on all routes that ended. unmatched: paths that nothing is at.",
         "reqps",
-        Query(total(rate("segvlm_requests_total"), "route"), "{{route}}"),
+        Query(rates_that_occur("segvlm_requests_total", "route"), "{{route}}"),
     )
 
 

@@ -9,6 +9,12 @@ from deploy.grafana.queries import quantile, rate, rates_that_occur, series, tot
 LAG = "segvlm_frame_seconds"
 QUANTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
 ENDS = ("answered", "dropped", "failed")
+COLOURS = (
+    ("^received$", "blue"),
+    ("^answered$", "green"),
+    ("^dropped$", "yellow"),
+    ("^failed$", "red"),
+)
 
 
 def streams() -> Json:
@@ -41,6 +47,7 @@ def _frames() -> Json:
         "Frames that arrived, in a second. Each is answered, dropped for a newer one, or fails.",
         "suffix:/s",
         *(Query(total(rate(_frames_total(end))), end) for end in ("received", *ENDS)),
+        colours=COLOURS,
     )
 
 
@@ -71,6 +78,7 @@ def _shares() -> Json:
         "Shares of what arrived. Cameras send more than is answered: dropping is no fault.",
         "percentunit",
         *(Query(f"{total(rate(_frames_total(end)))} / {received}", end) for end in ENDS),
+        colours=COLOURS,
     )
 
 
@@ -80,7 +88,7 @@ def _all_lags() -> Json:
         "How many frames waited how long for their masks; the darker the more.",
         "s",
         Query(total(rate(f"{LAG}_bucket"), "le"), "{{le}}"),
-        cells="reqps",
+        cells="suffix:/s",
     )
 
 
