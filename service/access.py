@@ -34,6 +34,7 @@ OPEN_PATHS = frozenset(
 _STARTS = ("http.response.start", "websocket.http.response.start")
 _OPEN_BELOW = "/static/"
 _SUBPROTOCOL = "segvlm.key."
+_URL_ALPHABET = str.maketrans("-_", "+/")
 
 Problem = Callable[[Scope, ServiceError], Response]
 
@@ -41,7 +42,8 @@ Problem = Callable[[Scope, ServiceError], Response]
 class Access:
     """Lets a request in if its key is known and has not used up its limits; reads no body before.
 
-    `scope["state"]["key"]` then has the key's name. A WebSocket is refused before it is accepted.
+    `scope["state"]` then has the key's name as `key`, and what it uses as `key_use`. A WebSocket is
+    refused before it is accepted.
     """
 
     def __init__(
@@ -62,8 +64,8 @@ class Access:
         except Unauthorized as error:
             await self._refuse(scope, receive, send, error)
             return
-        scope.setdefault("state", {})["key"] = key.name
         use = self._uses.of(key)
+        scope.setdefault("state", {}).update(key=key.name, key_use=use)
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] in _STARTS:
@@ -115,11 +117,13 @@ def _is_open(scope: Scope) -> bool:
 
 
 def _brought_key(scope: Scope) -> str | None:
-    """The first of: `Authorization: Bearer`, `X-API-Key`, a WebSocket's subprotocol."""
+    """The first of: `Authorization`, `X-API-Key`, a WebSocket's subprotocol."""
     headers = Headers(scope=scope)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()
+    if scheme.lower() == "basic":  # whoever the user is, the key is the password
+        return _decode(credentials.strip().rstrip("=")).partition(":")[2]
     if "x-api-key" in headers:
         return headers["x-api-key"].strip()
     for offered in scope.get("subprotocols", ()):
@@ -129,9 +133,10 @@ def _brought_key(scope: Scope) -> str | None:
 
 
 def _decode(encoded: str) -> str:
-    """Base64url without its padding, which a subprotocol cannot hold; "" is nobody's key."""
+    """Base64 of either alphabet without its padding, which a subprotocol cannot hold; "" is
+    nobody's key."""
     try:
-        padded = encoded + "=" * (-len(encoded) % 4)
-        return base64.b64decode(padded, altchars=b"-_", validate=True).decode()
+        padded = encoded.translate(_URL_ALPHABET) + "=" * (-len(encoded) % 4)
+        return base64.b64decode(padded, validate=True).decode()
     except (binascii.Error, ValueError):
         return ""

@@ -58,6 +58,11 @@ class KeyFile:
         self._looked_at = clock()
         self._keys = read_keys(path)
 
+    @property
+    def names(self) -> list[str]:
+        """Of all keys, in the file's order."""
+        return [key.name for key in self._keys]
+
     def find(self, key: str) -> ApiKey | None:
         """Whose key it is. Compares with all, so the time it takes tells nothing."""
         self._look()

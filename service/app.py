@@ -140,6 +140,7 @@ def _control_access(app: FastAPI, settings: Settings, routes: Sequence[BaseRoute
     """See docs/access.md."""
     if settings.api_keys_file is not None:
         keys = KeyFile(settings.api_keys_file)
+        app.state.engine.metrics.announce_keys(keys.names)
         app.add_middleware(Access, keys=keys, problem=problem_response, routes=routes)
     if settings.cors_origins:  # outside Access: a browser asks without the key first
         app.add_middleware(

@@ -19,7 +19,7 @@ class FrameCounts:
         return self.told["received"] - 1
 
     def answered(self, seconds: float) -> None:
-        """Its masks were sent, so long after it came."""
+        """Its masks were sent, so long after it was let in."""
         self._metrics.frames_answered.inc()
         self._metrics.frame_seconds.observe(seconds)
         self.told["answered"] += 1

@@ -36,10 +36,20 @@ class TokenBucket:
         self._tokens = max(0.0, self._tokens - 1)
         return True
 
+    def reserve(self) -> float:
+        """Take a token that is there or will be; seconds until then."""
+        self._fill()
+        self._tokens -= 1
+        return 0.0 if self._tokens >= -_ROUNDING else -self._tokens / self.rate
+
+    def give_back(self) -> None:
+        """Undo a `reserve`."""
+        self._tokens = min(float(self.burst), self._tokens + 1)
+
     def left(self) -> tuple[int, float]:
         """Whole tokens that are there, and seconds until there is one more."""
         self._fill()
-        whole = math.floor(self._tokens + _ROUNDING)
+        whole = max(0, math.floor(self._tokens + _ROUNDING))
         return whole, (whole + 1 - self._tokens) / self.rate
 
     def _fill(self) -> None:
@@ -79,6 +89,24 @@ class KeyUse:
                 self._bucket.left()[1],
             )
         self.running += 1
+
+    def reserve(self) -> float:
+        """Count a frame of a stream as a request; seconds until it may begin, in turn."""
+        return 0.0 if self._bucket is None else self._bucket.reserve()
+
+    def give_back(self) -> None:
+        """A frame for which `reserve` was called is not to begin."""
+        if self._bucket is not None:
+            self._bucket.give_back()
+
+    def too_soon(self, wait: float) -> RateLimited:
+        """Why a frame is refused that would wait so long for its turn."""
+        assert self._bucket is not None
+        return RateLimited(
+            f"this API key may send {self._bucket.rate:g} requests a second, and each frame counts "
+            "as one; its turn would come too late",
+            wait,
+        )
 
     def headers(self) -> dict[str, str]:
         """What the key may, and has left. `q` requests in any `w` seconds are always let in."""

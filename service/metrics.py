@@ -32,6 +32,11 @@ STREAM_ENDS = (
     "closed", "idle", "slow_reader", "too_large", "bad_message", "draining", "engine_stopped",
     "internal", "streams_full", "foreign_origin", "unauthorized", "rate_limited", "refused",
 )  # fmt: skip
+KEY_USES = ("request", "stream", "frame")
+ANONYMOUS = "anonymous"
+"""The key of all that comes without a known one; it is all, where no keys are asked for."""
+REFUSALS = frozenset({"unauthorized", "rate_limited"})
+"""The reasons that are about a key."""
 FAILURES: tuple[FailureKind, ...] = ("exception", "out_of_memory")
 
 # `*_created` samples are gauges of a name that promtool's lint refuses beside a counter.
@@ -45,6 +50,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._count_requests()
         self._count_streams()
+        self._count_keys()
         self._time_stages()
         self._watch_engine()
         self._watch_caches()
@@ -118,10 +124,25 @@ class Metrics:
             self.frames_failed.labels(kind.reason)
         self.frame_seconds = Histogram(
             "segvlm_frame_seconds",
-            "From a frame's arrival until its masks were sent.",
+            "From a frame's arrival until its masks were sent, less its wait for its key's rate.",
             buckets=SECONDS,
             registry=self.registry,
         )
+
+    def _count_keys(self) -> None:
+        self.key_uses = Counter(
+            "segvlm_key_uses_total",
+            "Requests, streams and frames that were let in, by the name of their API key.",
+            ("key", "use"),
+            registry=self.registry,
+        )
+        self.key_refusals = Counter(
+            "segvlm_key_refusals_total",
+            "Those that were refused for want of a key, or by its limits.",
+            ("key", "use"),
+            registry=self.registry,
+        )
+        self.announce_keys([ANONYMOUS])
 
     def _time_stages(self) -> None:
         self.decode_seconds = self._stage("decode", "Image bytes to RGB pixels, for each image.")
@@ -218,6 +239,13 @@ class Metrics:
             self.requests.labels(route, str(code))
         self.request_seconds.labels(route)
 
+    def announce_keys(self, names: Iterable[str]) -> None:
+        """Create their series, as `announce_route` does."""
+        for name in names:
+            for use in KEY_USES:
+                self.key_uses.labels(name, use)
+                self.key_refusals.labels(name, use)
+
     def watch(
         self,
         queue_depth: Callable[[], float],
@@ -249,11 +277,17 @@ class Metrics:
             self.rejected.labels(record.reason).inc()
         seconds = record.finished_at - record.started_at
         self.request_seconds.labels(record.route).observe(seconds)
+        self._count_key("request", record)
 
     def stream_finished(self, record: RequestRecord) -> None:
         """Count a stream, also one that was refused; the only place that does."""
         unsaid = "closed" if record.status == 101 else "refused"
         self.streams.labels(record.reason or unsaid).inc()
+        self._count_key("stream", record)
+
+    def _count_key(self, use: str, record: RequestRecord) -> None:
+        counted = self.key_refusals if record.reason in REFUSALS else self.key_uses
+        counted.labels(record.key or ANONYMOUS, use).inc()
 
     def batch_finished(self, report: BatchReport) -> None:
         """See `service.batcher.BatchObserver`."""

@@ -217,8 +217,9 @@ def _describe_access(document: dict[str, Any], settings: Settings) -> None:
     document["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "basic": {"type": "http", "scheme": "basic", "description": "The key as the password."},
     }
-    keys: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
+    keys: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}, {"basic": []}]
     if settings.api_keys_file is None:
         keys.insert(0, {})
     for path, operations in document["paths"].items():

@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from service.errors import InternalError, ServiceError
+from service.errors import InternalError, RateLimited, ServiceError
+from service.frame_allowance import FrameAllowance
 from service.pipeline import Answer, Pipeline
 from service.settings import Settings
 from service.stages import StageTimes
@@ -23,10 +24,16 @@ class Launcher:
     """Launches what waits in `line`, at most `settings.stream_frames` at a time."""
 
     def __init__(
-        self, line: Line, pipeline: Pipeline, settings: Settings, clock: Callable[[], float]
+        self,
+        line: Line,
+        pipeline: Pipeline,
+        allowance: FrameAllowance,
+        settings: Settings,
+        clock: Callable[[], float],
     ) -> None:
         self._line = line
         self._pipeline = pipeline
+        self._allowance = allowance
         self._settings = settings
         self._clock = clock
         self._pace = Pace()
@@ -34,33 +41,42 @@ class Launcher:
 
     def launch(self) -> None:
         """To be called whenever a frame has come or gone."""
-        self.stop()
+        self._cancel_timer()
         while frame := self._line.waiting:
             delay = self._delay(frame)
             if delay is None:
                 return
+            try:
+                delay = delay or self._allowance.wait()
+            except RateLimited as error:
+                self.settle(frame, error)
+                continue
             if delay > 0:
                 self._timer = asyncio.get_running_loop().call_later(delay, self.launch)
                 return
+            frame.held = self._allowance.begin(frame.arrived_at)
             frame.launched_at = self._clock()
             frame.outcome = asyncio.create_task(self._answer(frame))
             self._line.changed()
 
     def settle(self, frame: Frame, error: ServiceError) -> None:
-        """Answer a frame that waits with an error; its image is let go."""
+        """Answer a frame that waits with an error."""
         frame.outcome = asyncio.get_running_loop().create_future()
         frame.outcome.set_result(error)
-        frame.image = b""
         self._line.changed()
 
     def stop(self) -> None:
         """Launch nothing later."""
+        self._cancel_timer()
+        self._allowance.give_up()
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _delay(self, frame: Frame) -> float | None:
-        """Seconds until it may be launched; None: not before another one is gone."""
+        """Seconds until it should be launched; None: not before another one is gone."""
         launched, limit = self._line.launched, self._settings.stream_frames
         if not launched:
             return 0.0
@@ -71,7 +87,7 @@ class Launcher:
         (ahead,) = launched
         assert ahead.launched_at is not None
         when = self._pace.next_launch(ahead.launched_at)
-        return None if when is None else when - self._clock()
+        return None if when is None else max(0.0, when - self._clock())
 
     async def _answer(self, frame: Frame) -> Answer | ServiceError:
         assert frame.configuration is not None and frame.launched_at is not None
@@ -79,7 +95,7 @@ class Launcher:
         times = StageTimes(self._clock)
         try:
             answer = await self._pipeline.answer(
-                translation, times, self._settings.timeout, frame.arrived_at
+                translation, times, self._settings.timeout, frame.admitted_at
             )
         except ServiceError as error:
             return error

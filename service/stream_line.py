@@ -16,7 +16,8 @@ from service.schemas import StreamConfiguration
 class Frame:
     """One image that came. `number` counts the binary messages of its stream from 0.
 
-    outcome: None while the frame waits. skipped: frames that were dropped in its favour.
+    outcome: None while the frame waits. skipped: frames that were dropped in its favour. held:
+    seconds that it waited for its API key's rate; None if it need not.
     """
 
     number: int
@@ -26,6 +27,12 @@ class Frame:
     outcome: asyncio.Future[Answer | ServiceError] | None = None
     launched_at: float | None = None
     skipped: int = 0
+    held: float | None = None
+
+    @property
+    def admitted_at(self) -> float:
+        """From when on its time counts: what its key's rate held it back is not ours."""
+        return self.arrived_at + (self.held or 0.0)
 
     @property
     def newest_only(self) -> bool:

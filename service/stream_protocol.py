@@ -70,9 +70,10 @@ def ready_message(spec: ModelSpec) -> str:
     return json.dumps({"type": "ready", "model": {"name": spec.name, "version": spec.version}})
 
 
-def result_message(frame: int, dropped: int, payload: Payload) -> str:
+def result_message(frame: int, dropped: int, limited: bool, payload: Payload) -> str:
     """The answer to a frame: its place in front of the members of `POST /segment`'s answer."""
-    return f'{{"type":"result","frame":{frame},"dropped":{dropped},{payload.body[1:].decode()}'
+    place = {"type": "result", "frame": frame, "dropped": dropped, "limited": limited}
+    return f"{json.dumps(place)[:-1]},{payload.body[1:].decode()}"
 
 
 def error_message(frame: int | None, error: ServiceError, request_id: str) -> str:

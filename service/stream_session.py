@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from service.engine import Engine
 from service.errors import ClientGone, Draining, EngineStopped, InternalError, ServiceError
+from service.frame_allowance import FrameAllowance
 from service.frame_counts import FrameCounts
 from service.pipeline import Pipeline
 from service.schemas import StreamConfiguration
@@ -90,7 +91,10 @@ class StreamSession:
         self._streams = streams
         self._request_id: str = socket.state.request_id
         self._line = Line()
-        self._launcher = Launcher(self._line, pipeline, settings, engine.clock)
+        allowance = FrameAllowance(
+            getattr(socket.state, "key_use", None), streams.metrics, settings.timeout, engine.clock
+        )
+        self._launcher = Launcher(self._line, pipeline, allowance, settings, engine.clock)
         self._counts = FrameCounts(streams.metrics)
         self._configuration: StreamConfiguration | None = None
         self._skipped = 0
@@ -252,10 +256,11 @@ class StreamSession:
             if isinstance(outcome, Draining | EngineStopped):
                 self._wind_up(_DRAINING if isinstance(outcome, Draining) else _STOPPED, outcome)
         else:
-            await self._send(result_message(frame.number, skipped, outcome.payload))
+            limited = frame.held is not None
+            await self._send(result_message(frame.number, skipped, limited, outcome.payload))
             self._skipped = 0
             self._leave(frame)
-            self._counts.answered(self._engine.clock() - frame.arrived_at)
+            self._counts.answered(self._engine.clock() - frame.admitted_at)
 
     async def _send(self, text: str) -> None:
         try:
@@ -270,6 +275,7 @@ class StreamSession:
 
     def _settle(self, frame: Frame, error: ServiceError) -> None:
         self._streams.buffered.give_back(len(frame.image))
+        frame.image = b""
         self._launcher.settle(frame, error)
 
     def _leave(self, frame: Frame) -> None:

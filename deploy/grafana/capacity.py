@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deploy.grafana.layout import dashboard, ninths
 from deploy.grafana.panels import Json, Query, table, time_series
-from deploy.grafana.queries import ANSWERED, rate, requests, series, total
+from deploy.grafana.queries import rate, series, total
 
 BY_INSTANCE = "{{instance}}"
 
@@ -28,10 +28,10 @@ def _device() -> list[Json]:
         ),
         time_series(
             "Work",
-            "Images answered, images that had to be encoded, pairs of image and expression, and "
-            "batches, in a second.",
+            "Images answered, frames included, those that had to be encoded, pairs of image and "
+            "expression, and batches, in a second.",
             "suffix:/s",
-            Query(total(requests(ANSWERED)), "images answered"),
+            Query(total(rate("segvlm_postprocess_seconds_count")), "images answered"),
             Query(total(rate("segvlm_cache_misses_total", 'cache="image"')), "images encoded"),
             Query(total(rate("segvlm_batch_size_sum")), "pairs"),
             Query(total(rate("segvlm_batch_size_count")), "batches"),

@@ -14,13 +14,15 @@ from deploy.grafana.capacity import capacity
 from deploy.grafana.latency import latency
 from deploy.grafana.panels import Json
 from deploy.grafana.request_outcomes import request_outcomes
+from deploy.grafana.streams import streams
 
 DIRECTORY = Path(__file__).with_name("dashboards")
 
 
 def dashboards() -> dict[str, Json]:
     """Each dashboard by the name of its file."""
-    return {f"{made['uid']}.json": made for made in (latency(), capacity(), request_outcomes())}
+    every = (latency(), capacity(), request_outcomes(), streams())
+    return {f"{made['uid']}.json": made for made in every}
 
 
 def text(made: Json) -> str:

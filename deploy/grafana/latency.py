@@ -7,7 +7,7 @@ from deploy.grafana.panels import Json, Query, heatmap, stat, time_series
 from deploy.grafana.queries import (
     ERRORS,
     REFUSED,
-    SEGMENT,
+    ROUTE,
     TOO_LATE,
     quantile,
     rate,
@@ -25,12 +25,13 @@ def latency() -> Json:
     """Numbers on top, the whole request below, then its stages, then what they wait for."""
     places = [
         *(Place(4 * i, 0, 4, 3, panel) for i, panel in enumerate(_numbers())),
-        *(Place(8 * i, 3, 8, 6, panel) for i, panel in enumerate(_whole())),
+        *(Place(6 * i, 3, 6, 6, panel) for i, panel in enumerate(_whole())),
         *(Place(8 * i, 9, 8, 6, _stages(q, name)) for i, (q, name) in enumerate(QUANTILES)),
         Place(0, 15, 9, 6, _heatmap()),
         *(Place(9 + 5 * i, 15, 5, 6, panel) for i, panel in enumerate(_waiting())),
     ]
-    return dashboard("Latency", "How long requests take, and in which stage.", places)
+    description = "How long requests take, and in which stage."
+    return dashboard("Latency", description, places, by_route=True)
 
 
 def _numbers() -> list[Json]:
@@ -45,7 +46,7 @@ def _numbers() -> list[Json]:
         ),
         stat(
             "Requests",
-            "POST /segment requests that ended, in a second.",
+            "Requests to the chosen routes that ended, in a second.",
             "reqps",
             Query(total(requests()), "requests"),
         ),
@@ -60,7 +61,7 @@ def _numbers() -> list[Json]:
             "p99",
             "99 of 100 requests took less.",
             "s",
-            Query(quantile(0.99, REQUEST, SEGMENT), "p99"),
+            Query(quantile(0.99, REQUEST, ROUTE), "p99"),
             ((0, "green"), (1, "orange"), (2, "red")),
         ),
         stat(
@@ -71,7 +72,7 @@ def _numbers() -> list[Json]:
         ),
         stat(
             "Error budget left",
-            "Of what may fail in 30 days by the objective, all instances together.",
+            "Of what may fail in 30 days by the objective, all instances and routes together.",
             "percentunit",
             Query("segvlm:error_budget_left:ratio30d", "left"),
             ((0, "red"), (0.000001, "orange"), (0.25, "green")),
@@ -84,7 +85,7 @@ def _whole() -> list[Json]:
     return [
         time_series(
             "Request rate",
-            "POST /segment requests that ended, by instance.",
+            "Requests to the chosen routes that ended, by instance.",
             "reqps",
             Query(total(requests(), "instance"), "{{instance}}"),
             stacked=True,
@@ -103,7 +104,13 @@ def _whole() -> list[Json]:
             "Request time",
             "From the first header to the last byte of the answer, refused requests included.",
             "s",
-            *(Query(quantile(q, REQUEST, SEGMENT), name) for q, name in QUANTILES),
+            *(Query(quantile(q, REQUEST, ROUTE), name) for q, name in QUANTILES),
+        ),
+        time_series(
+            "Request time by route, p99",
+            "99 of 100 requests to the route took less. Label Studio's hold several images.",
+            "s",
+            Query(quantile(0.99, REQUEST, ROUTE, by="route"), "{{route}}"),
         ),
     ]
 
@@ -111,8 +118,8 @@ def _whole() -> list[Json]:
 def _stages(q: float, name: str) -> Json:
     return time_series(
         f"Stages, {name}",
-        f"{name} of each stage: decode for each image, queue for each pair of image and "
-        "expression, inference for each batch, the others for each request.",
+        f"{name} of each stage, frames of streams included: queue for each pair of image and "
+        "expression, inference for each batch, the others for each image.",
         "s",
         *(Query(quantile(q, f"segvlm_{stage}_seconds"), stage) for stage in STAGES),
         logarithmic=True,
@@ -120,7 +127,7 @@ def _stages(q: float, name: str) -> Json:
 
 
 def _heatmap() -> Json:
-    buckets = total(rate(f"{REQUEST}_bucket", SEGMENT), "le")
+    buckets = total(rate(f"{REQUEST}_bucket", ROUTE), "le")
     return heatmap(
         "Request time, all of it",
         "How many requests took how long; the darker the more.",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploy.grafana.panels import DATASOURCE, Json
+from deploy.grafana.queries import MODEL_ROUTES
 
 SCHEMA_VERSION = 39  # Grafana 11.0; later ones migrate it when they load it
 COLUMNS = 24
@@ -32,8 +33,17 @@ def ninths(rows: Sequence[Sequence[Json]]) -> list[Place]:
     ]
 
 
-def dashboard(name: str, description: str, places: Sequence[Place]) -> Json:
-    """A dashboard called `name`, with the variables that all of them share."""
+def dashboard(name: str, description: str, places: Sequence[Place], by_route: bool = False) -> Json:
+    """A dashboard called `name`, with the variables that all of them share, and `$route`."""
+    variables = [
+        _variable("model", "Model", "label_values(segvlm_model_info, name)"),
+        _variable(
+            "instance", "Instance", 'label_values(segvlm_model_info{name=~"$model"}, instance)'
+        ),
+    ]
+    if by_route:
+        asked = f'label_values(segvlm_request_seconds_count{{route=~"{MODEL_ROUTES}"}}, route)'
+        variables.append(_variable("route", "Route", asked))
     panels = [
         {"id": number, "gridPos": {"x": p.x, "y": p.y, "w": p.width, "h": p.height}, **p.panel}
         for number, p in enumerate(places, start=1)
@@ -51,16 +61,7 @@ def dashboard(name: str, description: str, places: Sequence[Place]) -> Json:
         "timezone": "browser",
         "links": [_links()],
         "annotations": {"list": [_alerts()]},
-        "templating": {
-            "list": [
-                _variable("model", "Model", "label_values(segvlm_model_info, name)"),
-                _variable(
-                    "instance",
-                    "Instance",
-                    'label_values(segvlm_model_info{name=~"$model"}, instance)',
-                ),
-            ]
-        },
+        "templating": {"list": variables},
         "panels": panels,
     }
 

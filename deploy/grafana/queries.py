@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-SEGMENT = 'route="/segment"'
+MODEL_ROUTES = "/(segment|v2/.+/infer|hf/.+|label-studio/predict|sam3/.+)"
+"""A regular expression of the routes that ask the model, as in deploy/prometheus/rules."""
+
+ROUTE = 'route=~"$route"'
 ERRORS = 'code=~"5.."'
 ANSWERED = 'code="200"'
 REFUSED = 'code="503"'
@@ -32,10 +35,11 @@ def rates_that_occur(metric: str, by: str, *matchers: str) -> str:
 
 
 def requests(*matchers: str) -> str:
-    """`POST /segment` requests that ended, in a second."""
-    return rate("segvlm_requests_total", SEGMENT, *matchers)
+    """Requests to the chosen routes that ended, in a second."""
+    return rate("segvlm_requests_total", ROUTE, *matchers)
 
 
-def quantile(q: float, histogram: str, *matchers: str) -> str:
-    """Of all chosen instances together."""
-    return f"histogram_quantile({q:g}, {total(rate(f'{histogram}_bucket', *matchers), 'le')})"
+def quantile(q: float, histogram: str, *matchers: str, by: str = "") -> str:
+    """Of all chosen instances together; one for each value of the label `by`."""
+    labels = ("le", by) if by else ("le",)
+    return f"histogram_quantile({q:g}, {total(rate(f'{histogram}_bucket', *matchers), *labels)})"

@@ -47,7 +47,7 @@ class Window:
         return max(SCRAPE_INTERVAL, (self.end - self.start) / _POINTS)
 
     def variables(self) -> dict[str, str]:
-        """Grafana's, all models and instances; rates look back as far as Grafana lets them."""
+        """Grafana's, with all chosen; rates look back as far as Grafana lets them."""
         interval = max(self.step + SCRAPE_INTERVAL, 4 * SCRAPE_INTERVAL)
         return everything(interval, self.end - self.start)
 
@@ -75,7 +75,8 @@ def draw(prometheus: Prometheus, dashboard: dict[str, Any], window: Window) -> F
         time.strftime("%H:%M", time.gmtime(moment)) for moment in (window.start, window.end)
     )
     figure.text(0.008, 1 - 22 / height, dashboard["title"], va="center", fontsize=13, weight="bold")
-    shown = f"Model: All    Instance: All    {shown} UTC"
+    variables = [variable["label"] for variable in dashboard["templating"]["list"]]
+    shown = "    ".join([*(f"{label}: All" for label in variables), f"{shown} UTC"])
     figure.text(0.992, 1 - 22 / height, shown, va="center", ha="right", fontsize=10)
     column = (_WIDTH - _GAP) / COLUMNS
     for panel in panels:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from deploy.grafana.layout import Place, dashboard, ninths
+from deploy.grafana.layout import dashboard, ninths
 from deploy.grafana.panels import Json, Query, bar_gauge, time_series
-from deploy.grafana.queries import ANSWERED, SEGMENT, rate, rates_that_occur, series, total
+from deploy.grafana.queries import (
+    ANSWERED,
+    ERRORS,
+    ROUTE,
+    rate,
+    rates_that_occur,
+    requests,
+    series,
+    total,
+)
 
 BURN_WINDOWS = ("5m", "1h", "6h", "3d")
 CODE_COLOURS = (
@@ -19,15 +28,13 @@ CODE_COLOURS = (
 
 
 def request_outcomes() -> Json:
-    """Courses on the left and in the middle, sums of the shown time on the right."""
+    """All requests, then those to the chosen routes, then whose they are."""
     rows = (
-        (_received(), _codes()),
-        (_reasons(), _routes()),
-        (_burn(), _batch_failures()),
+        (_received(), _routes(), _sums()),
+        (_codes(), _reasons(), _errors()),
+        (_burn(), _keys(), _batch_failures()),
     )
-    return dashboard(
-        "Requests", "What became of every request.", [*ninths(rows), Place(16, 0, 8, 21, _sums())]
-    )
+    return dashboard("Requests", "What became of every request.", ninths(rows), by_route=True)
 
 
 def _received() -> Json:
@@ -44,9 +51,9 @@ def _received() -> Json:
 def _codes() -> Json:
     return time_series(
         "Answers by code",
-        "POST /segment. 499: the caller left; only logs and metrics see it.",
+        "Requests to the chosen routes. 499: the caller left; only logs and metrics see it.",
         "reqps",
-        Query(rates_that_occur("segvlm_requests_total", "code", SEGMENT), "{{code}}"),
+        Query(rates_that_occur("segvlm_requests_total", "code", ROUTE), "{{code}}"),
         stacked=True,
         colours=CODE_COLOURS,
     )
@@ -55,7 +62,7 @@ def _codes() -> Json:
 def _reasons() -> Json:
     return time_series(
         "Without a result, by reason",
-        "Requests that got an error; docs/api.md says what each reason means.",
+        "Requests on all routes that got an error; docs/api.md says what each reason means.",
         "reqps",
         Query(total(rate("segvlm_rejected_total")), "all"),
         Query(rates_that_occur("segvlm_rejected_total", "reason"), "{{reason}}"),
@@ -65,9 +72,32 @@ def _reasons() -> Json:
 def _routes() -> Json:
     return time_series(
         "By route",
-        "Requests that ended. unmatched: paths that nothing is at.",
+        "Requests on all routes that ended. unmatched: paths that nothing is at.",
         "reqps",
-        Query(total(rate("segvlm_requests_total"), "route"), "{{route}}"),
+        Query(rates_that_occur("segvlm_requests_total", "route"), "{{route}}"),
+    )
+
+
+def _errors() -> Json:
+    return time_series(
+        "Errors by route",
+        "Share of the requests to each chosen route that got a 5xx.",
+        "percentunit",
+        Query(
+            f"{total(requests(ERRORS), 'route')} / {total(requests(), 'route')}",
+            "{{route}}",
+        ),
+    )
+
+
+def _keys() -> Json:
+    return time_series(
+        "By API key",
+        "Requests, streams opened and frames that were let in, by the name of their key, and those "
+        "that were refused (401, 429). anonymous: without a known key.",
+        "suffix:/s",
+        Query(rates_that_occur("segvlm_key_uses_total", "key"), "{{key}}"),
+        Query(rates_that_occur("segvlm_key_refusals_total", "key"), "{{key}} refused"),
     )
 
 
@@ -75,7 +105,7 @@ def _burn() -> Json:
     return time_series(
         "Error budget burn",
         "How many times as fast as the objective of 30 days allows requests fail, over each "
-        "window. All instances together; above the line the budget will not last.",
+        "window. All instances and routes together; above the line the budget will not last.",
         "suffix: x",
         *(Query(f"segvlm:error_budget_burn:rate{window}", window) for window in BURN_WINDOWS),
         limit=1,
@@ -92,14 +122,16 @@ def _batch_failures() -> Json:
 
 
 def _sums() -> Json:
-    answered = series("segvlm_requests_total", SEGMENT, ANSWERED)
+    answered = series("segvlm_requests_total", ROUTE, ANSWERED)
     return bar_gauge(
         "Outcomes in the shown time",
-        "Requests answered with a result, and those that were not, by reason.",
+        "Requests to the chosen routes that were answered with a result, and on all routes those "
+        "that were not, by reason.",
         "short",
         Query(f"sum(increase({answered}[$__range]))", "answered", instant=True),
         Query(
-            f"sort_desc(sum by (reason) (increase({series('segvlm_rejected_total')}[$__range])))",
+            "sort_desc(sum by (reason) "
+            f"(increase({series('segvlm_rejected_total')}[$__range])) > 0)",
             "{{reason}}",
             instant=True,
         ),

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from deploy.grafana.queries import MODEL_ROUTES
+
 _VARIABLE = re.compile(r"\$(\w+)")
 _LEGEND = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
@@ -16,10 +18,11 @@ def substitute(expr: str, values: Mapping[str, str]) -> str:
 
 
 def everything(rate_interval: float, range_seconds: float) -> dict[str, str]:
-    """Values that choose all models and instances."""
+    """Values that choose all models, instances and routes."""
     return {
         "model": ".+",
         "instance": ".+",
+        "route": MODEL_ROUTES,
         "__rate_interval": f"{round(rate_interval)}s",
         "__range": f"{round(range_seconds)}s",
     }

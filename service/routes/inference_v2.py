@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
+from service.backends.base import ModelSpec
 from service.engine import Engine
 from service.exchange import exchange, read_body
 from service.inference_v2 import schemas
@@ -25,6 +26,16 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 _UNKNOWN: dict[int | str, dict[str, Any]] = {
     404: {"model": schemas.InferError, "description": "`not_found`: no such model or version."}
 }
+
+
+async def _served_model(request: Request, model: str, version: str | None = None) -> ModelSpec:
+    """The model that a path names. Raises RouteUnknown."""
+    engine: Engine = request.app.state.engine
+    check_model(engine.spec, model, version)
+    return engine.spec
+
+
+Served = Annotated[ModelSpec, Depends(_served_model)]
 
 
 @router.get("", summary="What the server is")
@@ -69,12 +80,8 @@ async def ready(request: Request, response: Response) -> schemas.Ready:
     summary="What a version of the model takes and answers",
     responses=_UNKNOWN,
 )
-async def model_metadata(
-    request: Request, model: str, version: str | None = None
-) -> schemas.ModelMetadata:
+async def model_metadata(spec: Served) -> schemas.ModelMetadata:
     """Its tensors. The model's name is the bundle's."""
-    spec = request.app.state.engine.spec
-    check_model(spec, model, version)
     return describe_model(spec)
 
 
@@ -93,16 +100,10 @@ _READY = {**_UNKNOWN, 503: {"model": schemas.ModelReady, "description": "Not to 
     responses=_READY,
     response_model_exclude_none=True,
 )
-async def model_ready(
-    request: Request, response: Response, model: str, version: str | None = None
-) -> schemas.ModelReady:
+async def model_ready(request: Request, response: Response, spec: Served) -> schemas.ModelReady:
     """As `/v2/health/ready`: there is one model."""
-    engine: Engine = request.app.state.engine
-    check_model(engine.spec, model, version)
-    if engine.ready:
-        return schemas.ModelReady(name=model, ready=True)
-    response.status_code = 503
-    return schemas.ModelReady(name=model, ready=False, error=engine.condition)
+    told = await ready(request, response)
+    return schemas.ModelReady(name=spec.name, **told.model_dump())
 
 
 @router.get("/models/{model}/config", summary="Triton's configuration", responses=_UNKNOWN)
@@ -111,16 +112,13 @@ async def model_ready(
     summary="Triton's configuration of a version",
     responses=_UNKNOWN,
 )
-async def model_config(
-    request: Request, model: str, version: str | None = None
-) -> schemas.ModelConfig:
+async def model_config(spec: Served) -> schemas.ModelConfig:
     """What perf_analyzer reads."""
-    spec = request.app.state.engine.spec
-    check_model(spec, model, version)
     return configure_model(spec)
 
 
 _INFER: dict[str, Any] = {
+    "dependencies": [Depends(_served_model)],
     "response_model": schemas.InferResponse,
     "responses": {**_UNKNOWN, **foreign_responses(schemas.InferError)},
     "openapi_extra": {
@@ -139,9 +137,8 @@ _INFER: dict[str, Any] = {
 
 @router.post("/models/{model}/infer", summary="Segment what each expression names", **_INFER)
 @router.post("/models/{model}/versions/{version}/infer", summary="Segment with a version", **_INFER)
-async def infer(request: Request, model: str, version: str | None = None) -> Response:
+async def infer(request: Request) -> Response:
     """Inputs `image` and `expression`, outputs `mask`, `score` and `rle`, in JSON or behind it."""
-    check_model(request.app.state.engine.spec, model, version)
     headers = request.headers
     raw = RawInfer(
         body=await read_body(request),

@@ -71,8 +71,7 @@ async def versions(request: Request) -> LabelStudioVersions:
 )
 async def health(request: Request, response: Response) -> LabelStudioHealth:
     """UP while `/readyz` answers 200."""
-    engine: Engine = request.app.state.engine
-    if engine.ready:
+    if request.app.state.engine.condition == "ok":
         return LabelStudioHealth(status="UP")
     response.status_code = 503
     return LabelStudioHealth(status="DOWN")

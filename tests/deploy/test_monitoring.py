@@ -26,10 +26,12 @@ import httpx2 as httpx
 import pytest
 import yaml
 from PIL import Image
+from websockets.sync.client import connect
 
 from deploy.grafana import render
 from deploy.grafana.prometheus_api import Prometheus, QueryFailed, Series
 from deploy.grafana.variables import everything, substitute
+from service.api_keys import make_key
 from tests.deploy.promql import always, selectors, shorten
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +39,7 @@ DEPLOY = ROOT / "deploy"
 PATIENCE = 60.0
 WINDOW = 10  # seconds that rates look back here, at a scrape each second
 SCRAPES = 8  # before anything is asked
+KEY, LINE = make_key("anna")
 
 # The fake model on a device that tells of its memory as torch's does.
 SERVE_WITH_GPU = """
@@ -112,7 +115,7 @@ def service(*arguments: str, **environment: str) -> Iterator[str]:
 
 
 def configure(directory: Path, addresses: list[str], own_address: str) -> Path:
-    """Our configuration, with other addresses and shorter times."""
+    """Our configuration, with a key, other addresses and shorter times."""
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
     config["global"] = {
         "scrape_interval": "1s",
@@ -122,6 +125,7 @@ def configure(directory: Path, addresses: list[str], own_address: str) -> Path:
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
     assert jobs["segvlm"].pop("dns_sd_configs")
     jobs["segvlm"]["static_configs"] = [{"targets": addresses}]
+    jobs["segvlm"]["authorization"] = {"credentials": KEY}
     jobs["prometheus"]["static_configs"] = [{"targets": [own_address]}]
     (directory / "rules").mkdir()
     for path in rule_files():
@@ -183,7 +187,7 @@ def photo(seed: int) -> bytes:
 def visit(address: str, stop: threading.Event, first: int) -> None:
     """Good requests and bad ones, in turn, until told to stop."""
     url = f"http://{address}/segment"
-    with httpx.Client(timeout=PATIENCE) as client:
+    with httpx.Client(timeout=PATIENCE, headers={"X-API-Key": KEY}) as client:
         for number in range(first, first + 1_000_000):
             good = {"files": {"image": photo(number)}, "data": {"expression": ["red", "dog"]}}
             known = {"files": {"image": photo(0)}, "data": {"expression": "dog"}}
@@ -192,8 +196,28 @@ def visit(address: str, stop: threading.Event, first: int) -> None:
             client.post(url, **known, headers={"X-Request-Timeout": "0.0001"})
             client.post(url, files={"image": b"no image"}, data={"expression": "dog"})
             client.get(f"http://{address}/nothing/here")
+            client.get(f"http://{address}/metrics", headers={"X-API-Key": "a stranger's"})
+            asked = {"expression": "dog"}
+            client.post(f"http://{address}/hf/image-segmentation", params=asked, content=photo(0))
+            concept: dict[str, Any] = {"image": {"type": "base64", "value": ""}, "prompts": []}
+            client.post(f"http://{address}/sam3/concept_segment", json=concept)
+            film(address, number)
             if stop.wait(0.2):
                 return
+
+
+def film(address: str, number: int) -> None:
+    """A stream: frames at once, of which the newest counts, a broken one, and an end."""
+    header = {"X-API-Key": KEY}
+    url = f"ws://{address}/stream"
+    with connect(url, additional_headers=header, compression=None, close_timeout=1) as stream:
+        stream.send(json.dumps({"expressions": ["dog"]}))
+        assert json.loads(stream.recv(PATIENCE))["type"] == "ready"
+        for shot in range(8):
+            stream.send(photo(number + shot))
+        stream.send(b"no image")
+        while json.loads(stream.recv(PATIENCE)).get("reason") not in ("bad_image", "queue_full"):
+            pass
 
 
 @contextmanager
@@ -218,7 +242,8 @@ def load(visitors: Sequence[str]) -> Iterator[None]:
 def watching(
     tmp_path_factory: pytest.TempPathFactory, default_bundle: Path
 ) -> Iterator[Prometheus]:
-    """Prometheus over two instances under load: the bundled model, and one with a GPU's memory."""
+    """Prometheus over two instances under load: the bundled model, which lets in everybody, and one
+    with a GPU's memory and a key."""
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is missing; Debian's package prometheus has it")
     with ExitStack() as stack:
@@ -227,9 +252,11 @@ def watching(
         real = stack.enter_context(
             service(*arguments, SEGVLM_BUNDLE=str(default_bundle), SEGVLM_MAX_QUEUE="1")
         )
-        fake = stack.enter_context(service("-c", SERVE_WITH_GPU))
-        stack.enter_context(load([real, real, real, fake]))
         directory = tmp_path_factory.mktemp("prometheus")
+        (directory / "keys").write_text(LINE, encoding="utf-8")
+        keys = str(directory / "keys")
+        fake = stack.enter_context(service("-c", SERVE_WITH_GPU, SEGVLM_API_KEYS_FILE=keys))
+        stack.enter_context(load([real, real, real, fake]))
         yield stack.enter_context(prometheus(directory, [real, fake]))
 
 
@@ -299,12 +326,14 @@ def test_alert_is_silent_for_no_other_reason_than_health(
         assert ask(watching, f"count({metric}{matchers})")
 
 
-@pytest.mark.parametrize("number", range(2), ids=["model", "instance"])
-def test_variable_has_values(watching: Prometheus, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "values"), [(0, 2), (1, 2), (2, 6)], ids=["model", "instance", "route"]
+)
+def test_variable_has_values(watching: Prometheus, number: int, values: int) -> None:
     path = DEPLOY / "grafana" / "dashboards" / "segvlm-latency.json"
     dashboard = json.loads(path.read_text(encoding="utf-8"))
     variable = dashboard["templating"]["list"][number]
-    assert len(label_values(watching, variable["definition"])) == 2
+    assert len(label_values(watching, variable["definition"])) == values
     assert watching.at(dashboard["annotations"]["list"][0]["expr"]) is not None
 
 
@@ -335,6 +364,9 @@ def test_outcomes_are_told_apart(watching: Prometheus) -> None:
             and names("Without a result, by reason", "reason")
             >= {"bad_image", "queue_full", "deadline", "not_found"}
             and names("By route", "route") >= {"/segment", "/metrics", "unmatched"}
+            and names("Errors by route", "route") >= {"/segment", "/hf/image-segmentation"}
+            and names("Frames without masks, by reason", "reason") >= {"bad_image"}
+            and names("By API key", "key") == {"anonymous", "anna"}
             and names("GPU memory", "kind") == {"allocated", "reserved", "used", "total"}
         )
 
@@ -351,7 +383,7 @@ def test_misspelt_metric_is_noticed(watching: Prometheus, monkeypatch: pytest.Mo
 
 def test_pictures_are_drawn_of_the_answers(watching: Prometheus, tmp_path: Path) -> None:
     render.main(["--prometheus", watching.url, "--out", str(tmp_path), "--minutes", "1"])
-    for name in ("latency", "capacity", "requests"):
+    for name in ("latency", "capacity", "requests", "streams"):
         with Image.open(tmp_path / f"dashboard-{name}.png") as picture:
             assert picture.size[0] == 1920
             assert len(picture.convert("RGB").getcolors(2**24) or ()) > 100

@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
+from fastapi.routing import APIRoute
 
+from deploy.grafana.queries import MODEL_ROUTES
 from deploy.grafana.render import SCRAPE_INTERVAL
+from service.app import ROUTERS
+from service.errors import ServerError, StreamsFull, problem_kinds
 from service.metrics import Metrics
 from tests.deploy.promql import selectors
 
@@ -106,6 +110,34 @@ def test_every_metric_that_is_asked_for_exists() -> None:
     told = {name for family in metrics.registry.collect() for name in _sample_names(family)}
     recorded = {rule["record"] for rule in rules("record")}
     assert asked_for() - told - recorded - OTHERS == set()
+
+
+def test_rules_and_dashboards_count_the_routes_that_ask_the_model() -> None:
+    """All that anybody can POST to, but what only talks about a project."""
+    routes = [r for router in ROUTERS for r in router.routes if isinstance(r, APIRoute)]
+    posted = {route.path for route in routes if "POST" in (route.methods or ())}
+    asking = {path for path in posted if re.fullmatch(MODEL_ROUTES, path)}
+    assert posted - asking == {"/label-studio/setup", "/label-studio/webhook"}
+    others = {route.path for route in routes} - posted
+    assert not [path for path in others if re.fullmatch(MODEL_ROUTES, path)]
+    counting = re.compile(r"segvlm_request(?:s_total|_seconds_bucket)")
+    matchers = [
+        matcher
+        for kind in ("alert", "record")
+        for rule in rules(kind)
+        for metric, matcher in selectors(rule["expr"])
+        if counting.fullmatch(metric)
+    ]
+    assert len(matchers) > 10
+    assert all(f'{{route=~"{MODEL_ROUTES}"' in matcher for matcher in matchers)
+
+
+def test_failures_of_frames_are_the_services_own() -> None:
+    (rule,) = (one for one in rules("record") if one["record"] == "segvlm:frame_errors:increase10m")
+    named = re.search(r'reason=~"([^"]+)"', rule["expr"])
+    assert named
+    ours = {kind.reason for kind in problem_kinds() if issubclass(kind, ServerError)}
+    assert set(named[1].split("|")) == ours - {StreamsFull.reason}  # which is of a stream
 
 
 def _sample_names(family: Any) -> list[str]:

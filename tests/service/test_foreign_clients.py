@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from service.api_keys import make_key
 from tests.client_programs import PROGRAMS, run_client
 
 EXPRESSIONS = ("the red box", "a blue ring")
@@ -49,10 +50,11 @@ def ours(live: Any, photo_file: Path) -> list[dict[str, Any]]:
     return list(results)
 
 
-def run(client: str, live: Any, photo_file: Path) -> str:
-    return run_client(
-        client, f"{CLIENTS[client]}.py", live.url, str(photo_file), str(photo_file.parent)
-    )
+def run(client: str, live: Any, photo_file: Path, key: str = "none") -> str:
+    arguments = [live.url, str(photo_file), str(photo_file.parent)]
+    if client == "roboflow":
+        arguments.append(key)
+    return run_client(client, f"{CLIENTS[client]}.py", *arguments)
 
 
 def picture(path: Path) -> NDArray[np.bool_]:
@@ -85,6 +87,18 @@ def test_roboflow(live: Any, photo_file: Path) -> None:
             assert np.array_equal(drawn, mask)
         else:
             assert drawn[mask].all() and drawn.sum() > 1.1 * mask.sum()
+
+
+def test_roboflow_brings_its_key(
+    make_live_service: Callable[..., Any], photo_file: Path, tmp_path: Path
+) -> None:
+    key, line = make_key("robin")
+    (tmp_path / "keys").write_text(line)
+    guarded = make_live_service(image_size=320, api_keys_file=tmp_path / "keys")
+    run("roboflow", guarded, photo_file, key)
+    assert (tmp_path / "masks.json").is_file()
+    with pytest.raises(AssertionError, match="401"):
+        run("roboflow", guarded, photo_file, "none")
 
 
 def test_label_studio(live: Any, photo_file: Path) -> None:

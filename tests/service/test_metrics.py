@@ -32,6 +32,8 @@ NAMES = {
     "segvlm_frames_dropped": "counter",
     "segvlm_frames_failed": "counter",
     "segvlm_frame_seconds": "histogram",
+    "segvlm_key_uses": "counter",
+    "segvlm_key_refusals": "counter",
     "segvlm_model_ready": "gauge",
     "segvlm_model_info": "gauge",
     "segvlm_cache_hits": "counter",

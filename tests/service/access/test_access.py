@@ -40,13 +40,29 @@ def test_a_key_lets_in(
     assert response.status_code == 200
 
 
+def basic(credentials: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()}
+
+
+@pytest.mark.parametrize("user", ["", "anybody", "ü?>~"])
+def test_a_key_lets_in_as_the_password_of_any_user(user: str, guarded: Any, keys: Any) -> None:
+    assert guarded.client.get("/metrics", headers=basic(f"{user}:{keys.key['ben']}")).is_success
+    as_user = basic(f"{keys.key['ben']}:")
+    assert guarded.client.get("/metrics", headers=as_user).status_code == 401
+    without_colon = basic(keys.key["ben"])
+    assert guarded.client.get("/metrics", headers=without_colon).status_code == 401
+
+
 @pytest.mark.parametrize(
     ("headers", "told"),
     [
         ({}, "brings none"),
         ({"Authorization": "Bearer wrong"}, "is not known"),
         ({"Authorization": "Bearer "}, "is not known"),
-        ({"Authorization": "Basic YTpi"}, "brings none"),
+        ({"Authorization": "Basic YTpi"}, "is not known"),
+        ({"Authorization": "Basic %%%"}, "is not known"),
+        ({"Authorization": "Basic /w=="}, "is not known"),  # no UTF-8
+        ({"Authorization": "Digest YTpi"}, "brings none"),
         ({"X-API-Key": "wrong"}, "is not known"),
         ({"X-API-Key": "\xe9\xff".encode("latin-1")}, "is not known"),
     ],

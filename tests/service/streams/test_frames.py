@@ -18,6 +18,7 @@ def test_result_is_the_answer_of_segment(
     image = photo.encoded("JPEG", quality=95)
     result = stream.ask(image)
     assert (result.pop("type"), result.pop("frame"), result.pop("dropped")) == ("result", 0, 0)
+    assert result.pop("limited") is False
     single = make_service(image_size=320).client.post(
         "/segment",
         files={"image": image},
