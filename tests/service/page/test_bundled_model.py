@@ -28,6 +28,10 @@ def test_with_the_bundled_model(visit: Callable[..., Visit], tmp_path: Path) -> 
         picture = Image.open(BytesIO(sample))
         threshold = float(tab.page.input_value("#threshold"))
         usual = segment(url, sample, [first, "the hair"])["results"]
+        told = tab.page.locator("#finds .fact").all_inner_texts()
+        assert [each.split(",")[0] for each in told] == [
+            f"score {result['score']:.2f}" for result in usual
+        ]
         document = tab.download_json("#save-rle", tmp_path)
         assert document["threshold"] == threshold  # the page knows the model's own
         assert document["results"] == usual

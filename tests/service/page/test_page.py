@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from playwright.sync_api import Route
 from pycocotools import mask as coco_mask
 
 from tests.service.page.visits import Running, Visit, segment
@@ -58,11 +59,35 @@ def test_threshold_is_applied_in_the_page(
         assert (shown != exact).mean() < 0.002
         areas.append(int(shown.sum()))
         assert tab.page.inner_text("#threshold-value") == f"{threshold:.2f}"
-        part = 100 * result["area"] / exact.size
-        assert f"{result['score']:.2f}, {part:.0f} %" in tab.page.inner_text("#finds .fact")
+        told = f"{100 * result['area'] / exact.size:.0f} % of the photo"
+        if threshold == 0.5:  # the model's own, with which the answer was made
+            told = f"score {result['score']:.2f}, {told}"
+        else:
+            told += "; its score is known at threshold 0.50 only"
+        assert tab.page.inner_text("#finds .fact") == told
     assert areas[0] > areas[1] > areas[2] > 0
     served = running.service.metric("segvlm_requests_total", route="/segment", code="200")
     assert served == asked + 3  # those of this test
+
+
+def test_models_own_threshold_may_lie_between_the_sliders_steps(
+    serve: Callable[..., Running], visit: Callable[..., Visit], small_photo: bytes
+) -> None:
+    tab = visit(serve().url)
+
+    def between(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace('"0.5"', '"0.3728"'))
+
+    tab.page.route(tab.url, between)
+    tab.page.reload()
+    tab.choose(small_photo)
+    tab.ask("the red one")
+    assert "score" in tab.page.inner_text("#finds .fact")
+    assert "threshold" not in tab.page.inner_text("#snippet")
+    tab.slide("threshold", 0.38)
+    assert "known at threshold 0.37 only" in tab.page.inner_text("#finds .fact")
+    assert "threshold=0.38" in tab.page.inner_text("#snippet")
 
 
 def test_opacity_hiding_and_removing(

@@ -29,10 +29,20 @@ def test_downloads_hold_the_masks_of_the_service(
     words = ["the dog", "the blue one"]
     for each in words:
         tab.ask(each)
+    assert "score_note" not in tab.download_json("#save-rle", tmp_path)
+    plain = tab.download_json("#save-coco", tmp_path)
+    assert plain["info"]["description"] == "fake 1, threshold 0.5"
     tab.slide("threshold", 0.3)
     exact = segment(running.url, body, words, threshold=0.3)["results"]
-    assert tab.download_json("#save-rle", tmp_path)["results"] == exact
+    document = tab.download_json("#save-rle", tmp_path)
+    assert document["results"] == exact
+    note = "scores were measured at threshold 0.5; at 0.3 they are estimates"
+    assert document["score_note"] == note
     coco = COCO(tab.download("#save-coco", tmp_path))
+    assert coco.dataset["info"]["description"] == f"fake 1, threshold 0.3, {note}"
+    assert [each["score"] for each in coco.dataset["annotations"]] == [
+        each["score"] for each in exact
+    ]
     assert [each["name"] for each in coco.loadCats(coco.getCatIds())] == words
     assert coco.loadImgs(1)[0]["file_name"] == "photo.png"
     for annotation, result in zip(coco.loadAnns(coco.getAnnIds()), exact, strict=True):
