@@ -48,8 +48,8 @@ class Finding:
 class FoundMask:
     """A finding in the photo's pixels, and its score.
 
-    `score`: the IoU to be expected of it where the model's bundle has measured that, else the mean
-    probability inside the mask; 0.0 if it is empty.
+    `score`: the IoU to be expected of it where the model's bundle has measured that (at its own
+    threshold), else the mean probability inside the mask; 0.0 if it is empty.
     """
 
     finding: Finding
