@@ -15,8 +15,8 @@ IMAGE_URL = "Instead of the image: where it lies, https only; for hosts that the
 BASE64: JsonDict = {"contentEncoding": "base64", "format": "byte"}
 
 SCORE = (
-    "The IoU to be expected of the mask, measured at the model's own threshold and an estimate at "
-    "another; or the mean probability inside it for a model that was not measured. 0 if it is empty."
+    "The IoU to be expected of the mask, measured at the model's own threshold, at another an "
+    "estimate; the mean probability inside it for a model that was not measured; 0 if it is empty."
 )
 _EDGES = "Coordinates are of pixel edges: the pixel in row 0, column 0 spans (0, 0) to (1, 1)."
 
