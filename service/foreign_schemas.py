@@ -219,7 +219,9 @@ class RoboflowPrediction(BaseModel):
     """One mask."""
 
     masks: list[list[tuple[int, int]]] | RoboflowRle
-    confidence: float
+    confidence: float = Field(
+        description="Mean probability inside the mask: how sure the model is, not its expected IoU."
+    )
     format: Literal["polygon", "rle"]
 
 
