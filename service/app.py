@@ -133,7 +133,9 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
 def _announce(routes: Sequence[BaseRoute], metrics: Metrics) -> None:
     for route in routes:
         if isinstance(route, APIRoute):
-            metrics.announce_route(route.path, {200, *map(int, route.responses)})
+            metrics.announce_route(
+                route.path, {route.status_code or 200, *map(int, route.responses)}
+            )
 
 
 def _control_access(app: FastAPI, settings: Settings, routes: Sequence[BaseRoute]) -> None:
