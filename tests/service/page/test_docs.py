@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,6 +70,13 @@ def test_what_is_at_another_port_cannot_be_tried(
     service = make_service(admin_port=port)
     page = service.app.state.docs_files["index.html"].body.decode()
     assert f'data-try="{told}"' in page
+
+
+def test_files_are_packaged(repo_root: Path) -> None:
+    project = tomllib.loads((repo_root / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "api_docs_files/*" in project["tool"]["setuptools"]["package-data"]["service"]
+    names = {path.name for path in (repo_root / "service" / "api_docs_files").iterdir()}
+    assert names == {"index.html", "start.js"}
 
 
 def test_browser_may_do_no_more_than_it_must(service: Any) -> None:
