@@ -48,8 +48,8 @@ class Finding:
 class FoundMask:
     """A finding in the photo's pixels, and its score.
 
-    `score`: the IoU to be expected of it where the model's bundle has measured that, else the mean
-    probability inside the mask; 0.0 if it is empty.
+    `score`: the IoU to be expected of it where the model's bundle has measured that (at its own
+    threshold), else the mean probability inside the mask; 0.0 if it is empty.
     """
 
     finding: Finding
@@ -69,10 +69,18 @@ def restore(
     if not inside.any():
         score = 0.0
     elif score_map is None:
-        score = float(window.probability[inside].mean(dtype=np.float64))
+        score = _mean_inside(window.probability, inside)
     else:
         score = score_map(agreement(probability, threshold))
     return FoundMask(finding, geometry, mask, score)
+
+
+def mean_probability(found: FoundMask, threshold: float) -> float:
+    """Inside a mask that was restored at `threshold`; 0.0 if it is empty. Resizes once more."""
+    if not found.mask.area:
+        return 0.0
+    window = restore_window(sigmoid(found.finding.logits), found.geometry, threshold)
+    return _mean_inside(window.probability, found.mask.window)
 
 
 def describe(found: FoundMask, options: SegmentOptions) -> SegmentResult:
@@ -149,6 +157,10 @@ def timings(times: StageTimes, total: float, postprocess: float) -> Timings:
         postprocess=_milliseconds(postprocess),
         total=_milliseconds(total),
     )
+
+
+def _mean_inside(probability: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
+    return float(probability[inside].mean(dtype=np.float64))
 
 
 def _milliseconds(seconds: float) -> float:

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 
 from service.access import Access
+from service.api_docs import read_docs_files
 from service.api_keys import KeyFile
 from service.doors import Doors
 from service.engine import Engine
@@ -34,6 +35,7 @@ from service.problems import problem_response
 from service.request_log import log_request
 from service.request_record import RequestRecord
 from service.routes import (
+    docs,
     health,
     hugging_face,
     inference_v2,
@@ -71,6 +73,7 @@ ROUTERS = (
     roboflow.router,
     health.router,
     page.router,
+    docs.router,
 )
 
 
@@ -101,6 +104,7 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
         summary=f"Text-driven image segmentation with {engine.spec.name}",
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # ours, whose files come from no other host
         redoc_url=None,
     )
     app.state.engine = engine
@@ -108,6 +112,7 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
     app.state.settings = settings
     app.state.streams = Streams(settings.max_streams, budget, engine.metrics)
     app.state.static_files = read_static_files(engine.spec, settings)
+    app.state.docs_files = read_docs_files(settings)
     app.openapi = functools.partial(describe_api, app)  # type: ignore[method-assign]
     for router in ROUTERS:
         app.include_router(router)
@@ -133,7 +138,9 @@ def create_app(settings: Settings, engine: Engine, tracer: Tracer | None = None)
 def _announce(routes: Sequence[BaseRoute], metrics: Metrics) -> None:
     for route in routes:
         if isinstance(route, APIRoute):
-            metrics.announce_route(route.path, {200, *map(int, route.responses)})
+            metrics.announce_route(
+                route.path, {route.status_code or 200, *map(int, route.responses)}
+            )
 
 
 def _control_access(app: FastAPI, settings: Settings, routes: Sequence[BaseRoute]) -> None:

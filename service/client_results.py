@@ -44,9 +44,9 @@ class ServiceRefused(SegVLMError):
 class Found:
     """What one expression names in the photo.
 
-    `score`: 0 to 1. `area`: pixels. `box`: x0, y0, x1, y1 of the mask's pixel edges, None if it is
-    empty. `rle`: COCO's compressed encoding. `probability`: float32 (H, W), 0 to 1 in steps of
-    1/255, if it was asked for.
+    `score`: the IoU to be expected of the mask, 0 to 1. `area`: pixels. `box`: x0, y0, x1, y1 of
+    the mask's pixel edges, None if it is empty. `rle`: COCO's compressed encoding. `probability`:
+    float32 (H, W), 0 to 1 in steps of 1/255, if it was asked for.
     """
 
     expression: str

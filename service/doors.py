@@ -10,9 +10,10 @@ from collections.abc import Callable
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api_docs import DOCS_PATHS
 from service.errors import RouteUnknown, ServiceError
 
-OPERATORS = frozenset({"/metrics", "/docs", "/docs/oauth2-redirect", "/openapi.json"})
+OPERATORS = frozenset({"/metrics", "/openapi.json"} | DOCS_PATHS)
 """What moves to the second port."""
 
 PROBES = frozenset({"/healthz", "/readyz"})

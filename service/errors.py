@@ -15,6 +15,7 @@
         InvalidField       422       invalid_field       lists every field that is wrong
         ImageUrlRefused    422       url_refused         not https, not on the list, not public
         ImageUnreachable   424       url_unreachable     another host did not give us the image
+        UpgradeRequired    426       upgrade_required    a plain request where a WebSocket is
         RateLimited        429       rate_limited        with Retry-After
         ClientGone         499       disconnected        nobody is left to read the answer
       ServerError                    the caller can only try again
@@ -190,6 +191,19 @@ class ImageUnreachable(CallerError):
 
     def __init__(self, fault: str) -> None:
         super().__init__(f"{fault}; check the URL, or send the image itself")
+
+
+class UpgradeRequired(CallerError):
+    """A plain request, or one whose upgrade a proxy left out, where a WebSocket is spoken."""
+
+    status, reason, title = 426, "upgrade_required", "This is a WebSocket"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "connect with a WebSocket client (see docs/api.md), or send single images to POST "
+            "/segment; a proxy in between must pass on the headers Connection and Upgrade",
+            headers={"Connection": "Upgrade", "Upgrade": "websocket"},
+        )
 
 
 class RateLimited(CallerError):

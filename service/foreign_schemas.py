@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from service.schemas import BASE64
+from service.schemas import BASE64, SCORE
 
 
 def _unsupported(remedy: str) -> BeforeValidator:
@@ -68,7 +68,7 @@ class HuggingFaceSegment(BaseModel):
     """One mask of the answer, which is a list of these."""
 
     label: str = Field(description="The expression.")
-    score: float = Field(description="Mean probability inside the mask; 0 if it is empty.")
+    score: float = Field(description=SCORE)
     mask: str = Field(description="An 8-bit greyscale PNG in base64, 255 inside, else 0.")
 
 
@@ -219,7 +219,9 @@ class RoboflowPrediction(BaseModel):
     """One mask."""
 
     masks: list[list[tuple[int, int]]] | RoboflowRle
-    confidence: float
+    confidence: float = Field(
+        description="Mean probability inside the mask: how sure the model is, not its expected IoU."
+    )
     format: Literal["polygon", "rle"]
 
 

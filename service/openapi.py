@@ -25,7 +25,10 @@ _RETRY_AFTER = {
 }
 
 _NOT_OF_A_REQUEST = frozenset(
-    {"not_found", "method_not_allowed", "disconnected", "foreign_origin", "streams_full"}
+    {
+        *("not_found", "method_not_allowed", "disconnected"),
+        *("foreign_origin", "streams_full", "upgrade_required"),
+    }
 )
 _OF_ANY_REQUEST = frozenset({"internal"})
 _OF_LOCKED_PATHS = frozenset({"unauthorized", "rate_limited"})
@@ -120,6 +123,19 @@ def segment_responses() -> dict[int | str, dict[str, Any]]:
     }
 
 
+def stream_responses() -> dict[int | str, dict[str, Any]]:
+    """What a plain request to a stream is answered."""
+    described = _problems(_error_content(None), only={"upgrade_required"})
+    for response in described.values():
+        response["headers"] = {
+            "Upgrade": {
+                "description": "What is spoken here.",
+                "schema": {"type": "string", "const": "websocket"},
+            }
+        }
+    return described
+
+
 def foreign_responses(error: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """Every problem of a foreign protocol's route, in its own form."""
     return _problems(_error_content(error), without={"not_acceptable"})
@@ -142,8 +158,8 @@ def _error_content(foreign: type[BaseModel] | None) -> dict[str, Any]:
 def _problems(
     content: dict[str, Any], without: Set[str] = frozenset(), only: Set[str] | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """By status: which problems have it, but for those that no known route answers."""
-    not_here = {*_NOT_OF_A_REQUEST, *without}
+    """By status: which problems have it; unless told `only`, not those that no route answers."""
+    not_here = {*_NOT_OF_A_REQUEST, *without} - (only or set())
     kinds: dict[int, list[type[ServiceError]]] = {}
     for kind in problem_kinds():
         if kind.reason not in not_here and (only is None or kind.reason in only):

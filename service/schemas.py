@@ -14,6 +14,10 @@ Point = tuple[int, int]
 IMAGE_URL = "Instead of the image: where it lies, https only; for hosts that the operator allowed."
 BASE64: JsonDict = {"contentEncoding": "base64", "format": "byte"}
 
+SCORE = (
+    "The IoU to be expected of the mask, measured at the model's own threshold, at another an "
+    "estimate; the mean probability inside it for a model that was not measured; 0 if it is empty."
+)
 _EDGES = "Coordinates are of pixel edges: the pixel in row 0, column 0 spans (0, 0) to (1, 1)."
 
 
@@ -138,10 +142,7 @@ class SegmentResult(BaseModel):
 
     expression: str
     truncated: bool = Field(description="The expression was too long and its end was not read.")
-    score: float = Field(
-        description="The IoU to be expected of the mask, or the mean probability inside it for a "
-        "model that was not measured; 0 if it is empty."
-    )
+    score: float = Field(description=SCORE)
     area: int = Field(description="Pixels in the mask.")
     bbox: tuple[int, int, int, int] | None = Field(
         description=f"x0, y0, x1, y1 of the mask; null if it is empty. {_EDGES}"

@@ -25,19 +25,27 @@ export async function maskPng(photo, expression, threshold) {
   return new Blob([bytesOf(answer.results[0].mask.data)], { type: "image/png" });
 }
 
-/** The service's answer with COCO run lengths, and the threshold that it was asked with. */
-export async function rleDocument(photo, expressions, threshold) {
+/**
+ * The service's answer with COCO run lengths, and the threshold that it was asked with. `measured`:
+ * the threshold at which the model's scores were; at another the answer says what they are.
+ */
+export async function rleDocument(photo, expressions, threshold, measured) {
   const options = { format: "rle", threshold };
   const { answer } = await segment({ photo, expressions, options });
-  return { file_name: photo.name, threshold, ...answer };
+  const note = threshold === measured ? {} : { score_note: noteOf(threshold, measured) };
+  return { file_name: photo.name, threshold, ...note, ...answer };
 }
 
+const noteOf = (threshold, measured) =>
+  `scores were measured at threshold ${measured}; at ${threshold} they are estimates`;
+
 /** A document of COCO's format: one photo, a category for each expression. */
-export async function cocoDocument(photo, expressions, threshold) {
-  const { model, image, results } = await rleDocument(photo, expressions, threshold);
-  const description = `${model.name} ${model.version}, threshold ${threshold}`;
+export async function cocoDocument(photo, expressions, threshold, measured) {
+  const document = await rleDocument(photo, expressions, threshold, measured);
+  const { model, image, results, score_note: note } = document;
+  const facts = [`${model.name} ${model.version}`, `threshold ${threshold}`, ...(note ? [note] : [])];
   return {
-    info: { description, date_created: new Date().toISOString() },
+    info: { description: facts.join(", "), date_created: new Date().toISOString() },
     licenses: [],
     images: [{ id: 1, file_name: photo.name, width: image.width, height: image.height }],
     categories: results.map(({ expression }, index) => (

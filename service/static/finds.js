@@ -1,7 +1,7 @@
 // The list of what was asked: one row for each expression, with its mask's colour and number.
 
 import { colourOf, css, freeNumber, inkOn } from "./palette.js";
-import { measure } from "./masks.js";
+import { areaAbove } from "./masks.js";
 
 const percent = (part) => {
   const value = 100 * part;
@@ -40,9 +40,12 @@ export class Finds {
     return find;
   }
 
-  /** `found`: what `readMap` answers; `result`: the service's; it may be of a camera's frame. */
-  answer(find, found, result) {
-    Object.assign(find, { found, result, state: "found" });
+  /**
+   * `found`: what `readMap` answers; `result`: the service's, which it made with `threshold`; it may
+   * be of a camera's frame.
+   */
+  answer(find, found, result, threshold) {
+    Object.assign(find, { found, result, threshold, state: "found" });
   }
 
   fail(find) {
@@ -122,19 +125,17 @@ export class Finds {
   }
 }
 
-/** The numbers of a find at `threshold`: {score, part}, a part of the whole picture. */
-export function numbers(find, threshold, live = false) {
-  const { counts } = find.found;
-  const pixels = counts.reduce((sum, count) => sum + count, 0);
-  if (live) return { score: find.result.score, part: find.result.area / pixels };
-  const { area, score } = measure(counts, threshold);
-  return { score, part: area / pixels };
-}
-
+/** A score belongs to the mask that the service answered; of another threshold's there is none. */
 export function describe(find, threshold, live = false) {
-  const { score, part } = numbers(find, threshold, live);
-  if (!part) return "nothing above the threshold";
-  return `score ${score.toFixed(2)}, ${percent(part)} of the photo`;
+  const { counts } = find.found;
+  const { area, score } = find.result;
+  const pixels = counts.reduce((sum, count) => sum + count, 0);
+  const part = (inside) => `${percent(inside / pixels)} of the photo`;
+  const own = live || threshold === find.threshold;
+  const inside = own ? area : areaAbove(counts, threshold);
+  if (!inside) return "nothing above the threshold";
+  if (own) return `score ${score.toFixed(2)}, ${part(inside)}`;
+  return `${part(inside)}; its score is known at threshold ${find.threshold.toFixed(2)} only`;
 }
 
 function fact(find, threshold, live) {

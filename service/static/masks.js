@@ -46,15 +46,11 @@ function keepRed(values, map, at) {
   }
 }
 
-/** The area in pixels of the photo, and the mean probability inside, above `threshold`. */
-export function measure(counts, threshold) {
+/** The area above `threshold`, in pixels of the photo. */
+export function areaAbove(counts, threshold) {
   let area = 0;
-  let sum = 0;
-  for (let value = 255; value > threshold * 255; value -= 1) {
-    area += counts[value];
-    sum += counts[value] * value;
-  }
-  return { area, score: area ? sum / area / 255 : 0 };
+  for (let value = 255; value > threshold * 255; value -= 1) area += counts[value];
+  return area;
 }
 
 /**

@@ -13,7 +13,8 @@ import { calm, say, tell } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const facts = document.documentElement.dataset;
-const usualThreshold = Number(facts.threshold);
+const ownThreshold = Number(facts.threshold); // the model's
+const ownPlace = Object.assign(at("threshold").cloneNode(), { value: facts.threshold }).value;
 
 const picture = new Picture(at("picture"));
 const times = new TimeSheet(at("runs"), at("stages"));
@@ -35,7 +36,12 @@ let asked = []; // expressions of earlier photos, the newest first
 let offered = null; // of them and the sample's, what the buttons say now
 let frame = null; // of the camera, the one that is shown
 
-const threshold = () => Number(at("threshold").value);
+/** The slider's steps may miss the model's own threshold; the nearest of them stands for it. */
+function threshold() {
+  const { value } = at("threshold");
+  return value === ownPlace ? ownThreshold : Number(value);
+}
+
 const opacity = () => Number(at("opacity").value);
 
 // -- what is shown ------------------------------------------------------------------------------
@@ -81,7 +87,7 @@ function showSnippet() {
     name: photo.name,
     sample: photo.sample,
     expressions: finds.answered.map((find) => find.expression),
-    threshold: threshold() === usualThreshold ? null : threshold(),
+    threshold: threshold() === ownThreshold ? null : threshold(),
   });
 }
 
@@ -175,7 +181,9 @@ async function ask(wanted) {
       answer.results.map((result) => readMap(result.probability.data, subject.shown)),
     );
     if (signal.aborted) return;
-    wanted.forEach((each, index) => finds.answer(each, maps[index], answer.results[index]));
+    wanted.forEach((each, index) => (
+      finds.answer(each, maps[index], answer.results[index], ownThreshold)
+    ));
     const known = photoWasKnown(answer.timings);
     const note = known ? "Photo already known, not encoded again." : "";
     times.add({ of, timings: answer.timings, note });
@@ -248,7 +256,7 @@ async function showFrame(bitmap, message, { rate, lag, dropped }) {
   if (camera !== stream) return;
   results.forEach((result, index) => {
     const named = finds.named(result.expression);
-    if (named) finds.answer(named, maps[index], result);
+    if (named) finds.answer(named, maps[index], result, threshold());
   });
   times.add({
     of: `${rate.toFixed(0)} frames/s, ${Math.round(lag)} ms behind`,
@@ -338,10 +346,10 @@ at("save-picture").addEventListener("click", () => download(async () => (
   [await picture.save(), fileName(photo ?? { name: "camera" }, "masks", "png")]
 )));
 at("save-rle").addEventListener("click", () => download(async () => [
-  jsonBlob(await rleDocument(photo, found(), threshold())), fileName(photo, "rle", "json"),
+  jsonBlob(await rleDocument(photo, found(), threshold(), ownThreshold)), fileName(photo, "rle", "json"),
 ]));
 at("save-coco").addEventListener("click", () => download(async () => [
-  jsonBlob(await cocoDocument(photo, found(), threshold())), fileName(photo, "coco", "json"),
+  jsonBlob(await cocoDocument(photo, found(), threshold(), ownThreshold)), fileName(photo, "coco", "json"),
 ]));
 at("copy").addEventListener("click", copySnippet);
 for (const choice of document.querySelectorAll("input[name=language]")) {

@@ -29,12 +29,19 @@ from service.settings import Settings
 PATIENCE = 60.0  # seconds; only a hanging test ever waits this long
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], Any], what: str) -> None:
     """Poll until `condition` holds; fail with `what` when patience ends."""
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, f"waited {PATIENCE:g} s for: {what}"
         time.sleep(0.002)
+
+
+def in_thread(call: Callable[[], Any]) -> list[Any]:
+    """Run a call; the list that comes back holds its result when it is done."""
+    results: list[Any] = []
+    threading.Thread(target=lambda: results.append(call()), daemon=True).start()
+    return results
 
 
 class WatchedBackend(FakeBackend):

@@ -27,7 +27,7 @@ def test_pixel_at_the_threshold_is_outside() -> None:
     assert restore(found.finding, GEOMETRY, threshold=below).mask.area > 0
 
 
-def test_score_is_the_mean_probability_inside() -> None:
+def test_score_of_a_model_that_was_not_measured_is_the_mean_probability_inside() -> None:
     logits = np.full((16, 16), -20.0)
     logits[4:12, 4:12] = 1.0
     found = restore(finding(logits), GEOMETRY, threshold=0.5)

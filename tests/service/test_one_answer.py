@@ -294,6 +294,7 @@ def test_a_long_life_that_is_drained() -> None:
         "rate_limited",
         "foreign_origin",
         "streams_full",
+        "upgrade_required",
         "url_refused",  # of images elsewhere, which this life does not fetch
         "url_unreachable",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from service.errors import problem_kinds
@@ -33,7 +34,7 @@ def test_both_bodies_are_described(service: Any) -> None:
 
 def test_every_problem_is_described(service: Any) -> None:
     document, segment = operation(service)
-    elsewhere = {403, 404, 405, 499}  # of streams; no such path or method; nobody reads a 499
+    elsewhere = {403, 404, 405, 426, 499}  # of streams; no such path or method; nobody reads a 499
     statuses = {str(kind.status) for kind in problem_kinds()} - set(map(str, elsewhere))
     described = {
         status
@@ -73,4 +74,8 @@ def test_document_is_for_the_model_that_is_served(service: Any) -> None:
 def test_docs_page(service: Any) -> None:
     page = service.client.get("/docs")
     assert page.status_code == 200
-    assert "/openapi.json" in page.text
+    for named in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert service.client.get(f"/{named}").status_code == 200, named
+    assert "openapi.json" in service.client.get("/docs/start.js").text
+    for path in ("index.html", "../app.py", "redoc.standalone.js", ""):
+        assert service.client.get(f"/docs/{path}", follow_redirects=False).status_code != 200

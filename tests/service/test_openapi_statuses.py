@@ -17,7 +17,8 @@ from service.problems import FOREIGN, problem_response
 from tests.service.openapi_snapshot import SNAPSHOT, describe_default_service
 
 ELSEWHERE = {  # answered where no operation is, or to a WebSocket, or to nobody
-    *("not_found", "method_not_allowed", "disconnected", "foreign_origin", "streams_full"),
+    *("not_found", "method_not_allowed", "disconnected"),
+    *("foreign_origin", "streams_full", "upgrade_required"),
 }
 RENEW = "python -m tests.service.openapi_snapshot"
 DOCUMENT: dict[str, Any] = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
@@ -43,7 +44,8 @@ def reasons_of(method: str, path: str) -> set[str]:
     if method == "post":
         reasons = {kind.reason for kind in problem_kinds()} - ELSEWHERE
         return reasons if path == "/segment" else reasons - {"not_acceptable"}
-    return {"internal"} | ({"unauthorized", "rate_limited"} if path not in OPEN_PATHS else set())
+    reasons = {"unauthorized", "rate_limited"} if path not in OPEN_PATHS else set()
+    return reasons | {"internal"} | ({"upgrade_required"} if path == "/stream" else set())
 
 
 @of_each_operation

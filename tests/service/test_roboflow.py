@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import httpx2 as httpx
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+
+from model.calibration import ScoreMap
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -69,6 +72,30 @@ def test_confidence_threshold_of_the_request_and_of_a_prompt(service: Any, photo
     assert found(None, below, above, least=None) == [1, 1, 0]
     assert found(None, below, above, least=above) == [0, 1, 0]
     assert found(None, below, above, least=below) == [1, 1, 0]
+
+
+def test_clients_own_limit_is_not_one_of_the_expected_iou(
+    service: Any, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask that is sure pixel by pixel, of a model whose masks are seldom right."""
+    form = {"files": {"image": photo.encoded()}, "data": {"expression": RED}}
+
+    def score() -> float:
+        return float(service.client.post("/segment", **form).json()["results"][0]["score"])
+
+    sure = score()
+    spec = replace(service.engine.spec, score_map=ScoreMap(((0.0, 0.0), (1.0, 0.4))))
+    monkeypatch.setattr(type(service.engine), "spec", spec)
+    assert score() < 0.5 < sure
+    for members in ({}, {"output_prob_thresh": 0.5}):
+        (result,) = ask(service, photo.encoded(), RED, **members).json()["prompt_results"]
+        (prediction,) = result["predictions"]
+        assert prediction["confidence"] == sure
+
+
+def test_nothing_found_is_no_prediction_whatever_the_limit(service: Any, photo: Any) -> None:
+    answer = ask(service, photo.encoded(), "the green one", output_prob_thresh=0).json()
+    assert answer["prompt_results"][0]["predictions"] == []
 
 
 @pytest.mark.parametrize(

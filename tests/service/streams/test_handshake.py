@@ -83,6 +83,30 @@ def test_streams_can_be_turned_off(serve: Callable[..., Any]) -> None:
     assert serve(max_streams=0).stream().closing()[0] == 1008
 
 
+def test_plain_request_is_told_to_upgrade(serve: Callable[..., Any]) -> None:
+    running = serve()
+    answer = httpx.get(f"http://{running.host}/stream", timeout=PATIENCE)
+    assert answer.status_code == 426
+    assert answer.headers["upgrade"] == "websocket"
+    assert answer.headers["connection"].lower() == "upgrade"
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["status"], problem["reason"]) == (426, "upgrade_required")
+    assert "WebSocket client" in problem["detail"] and "proxy" in problem["detail"]
+    metric = running.service.metric
+    assert metric("segvlm_rejected_total", reason="upgrade_required") == 1
+    assert metric("segvlm_requests_total", route="/stream", code="426") == 1
+    assert (
+        running.service.engine.metrics.registry.get_sample_value(
+            "segvlm_requests_total", {"route": "/stream", "code": "200"}
+        )
+        is None
+    )
+    assert metric("segvlm_streams_total", end="closed") == 0
+    assert httpx.post(f"http://{running.host}/stream", timeout=PATIENCE).status_code == 405
+    assert running.stream(expressions=["a"]).socket.response.status_code == 101
+
+
 def test_path_without_a_stream(serve: Callable[..., Any]) -> None:
     running = serve()
     with pytest.raises(InvalidStatus) as refused:
