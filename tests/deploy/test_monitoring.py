@@ -32,6 +32,8 @@ from deploy.grafana.prometheus_api import Prometheus, QueryFailed, Series
 from deploy.grafana.variables import everything, substitute
 from tests.deploy.promql import always, selectors, shorten
 
+pytestmark = pytest.mark.long(60)
+
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 PATIENCE = 60.0

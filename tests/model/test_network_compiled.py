@@ -12,6 +12,8 @@ from model.segvlm import SegVLM
 from tests.lively import lively
 from tests.model.small_networks import assert_same, inputs, small
 
+pytestmark = pytest.mark.long(30)
+
 
 @torch.no_grad()
 @pytest.mark.parametrize("preset", ["segvlm-lite", "segvlm-rn101"])

@@ -19,6 +19,8 @@ import pytest
 
 from service.server import Server
 
+pytestmark = pytest.mark.long(40)
+
 PATIENCE = 60.0
 BOUNDARY = "frontier"
 

@@ -24,6 +24,8 @@ from benchmarks.served import our_service
 from tests.service.conftest import wait_until
 from tests.service.page.visits import Running, Visit, segment
 
+pytestmark = pytest.mark.long(45)
+
 
 def test_masks_lie_where_they_belong_and_the_second_needs_no_encoding(
     serve: Callable[..., Running], visit: Callable[..., Visit], drawing: Any
