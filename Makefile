@@ -29,15 +29,18 @@ help: ## list the targets
 serve: $(SERVE_STAMP) ## start the service with the bundled model (PORT=9000 for another port)
 	@exec env SEGVLM_HOST="$${SEGVLM_HOST:-127.0.0.1}" $(BIN)/python -m service serve --port $(PORT)
 
-# Most tests run on all cores, a file each; what starts whole processes, or a browser, has them to
-# itself.
+# Most tests run on all cores, a file each, the longest first (tests/conftest.py); those that
+# measure times come after them. What was compiled is kept, whatever the shell says: the tests
+# start dozens of processes, and one that compiles the torch that it imports takes seconds longer.
+MEASURING := tests/benchmarks/test_service_benchmarks.py
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(FULL_STAMP) $(CLIENT_STAMPS) ## run the tests (PYTEST_ARGS="-k letterbox" to choose)
 ifdef PYTEST_ARGS
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
-	  tests --ignore tests/benchmarks --ignore tests/deploy --ignore tests/service/page
-	@$(BIN)/python -m pytest tests/benchmarks tests/deploy tests/service/page
+	  --no-loadscope-reorder tests --ignore $(MEASURING)
+	@$(BIN)/python -m pytest $(MEASURING)
 endif
 
 check: $(FULL_STAMP) ## ruff, formatting, mypy --strict

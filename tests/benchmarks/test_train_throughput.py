@@ -17,6 +17,8 @@ from model.config import preset_config
 from training.complexity import training_step_flops
 from training.part_times import PartTime, part_table
 
+pytestmark = pytest.mark.long(30)
+
 
 def benchmark(repo_root: Path, name: str) -> ModuleType:
     path = repo_root / "benchmarks" / f"{name}.py"

@@ -34,6 +34,8 @@ from deploy.grafana.variables import everything, substitute
 from service.api_keys import make_key
 from tests.deploy.promql import always, selectors, shorten
 
+pytestmark = pytest.mark.long(60)
+
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 PATIENCE = 60.0

@@ -34,6 +34,8 @@ from websockets.sync.client import connect
 from service.errors import PROBLEM_MEDIA_TYPE, TooLarge
 from service.settings import load_settings
 
+pytestmark = pytest.mark.long(38)
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "deploy" / "nginx" / "segvlm.conf"
 PATIENCE = 60.0

@@ -27,6 +27,8 @@ from service.metrics import Metrics
 from service.settings import Settings
 from tests.service.conftest import draw_photo
 
+pytestmark = pytest.mark.long(50)
+
 PATIENCE = 120.0
 BOUNDARY = "frontier"
 POISON = "venom"

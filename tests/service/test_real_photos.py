@@ -29,7 +29,10 @@ from training.data.coco_annotations import POLICIES, ImageRow, decode_instances,
 from training.data.instances import make_phrases
 from training.predictors import BundlePredictor
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.long(30),
+]
 
 SAMPLED_PHOTOS = 100
 # The IoU of a phrase has a standard deviation near 0.35, and the four phrases of a photo succeed

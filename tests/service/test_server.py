@@ -16,6 +16,8 @@ import pytest
 from service.server import Server
 from tests.service.conftest import in_thread, wait_until
 
+pytestmark = pytest.mark.long(40)
+
 PATIENCE = 60.0
 BOUNDARY = "frontier"
 

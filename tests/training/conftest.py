@@ -18,6 +18,7 @@ from model.checkpoint import save
 from model.config import preset_config
 from model.segvlm import build_segvlm
 from model.tokenizer import clip_tokenizer
+from tests.training.drawn_coco import DrawnSet
 from training.ablation import plan
 from training.config import config_from_dict
 from training.prepare import prepare_instances
@@ -29,9 +30,8 @@ _COLOURS = {"red": (200, 30, 30), "blue": (30, 40, 200), "green": (30, 160, 50)}
 @pytest.fixture(scope="session")
 def tiny_annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve photos of coloured cups and books on noise, nine to train on and three to validate."""
-    folder = tmp_path_factory.mktemp("tiny-coco")
+    made = DrawnSet(tmp_path_factory.mktemp("tiny-coco"), ("cup", "book"))
     rng = np.random.default_rng(0)
-    images, annotations = [], []
     for number in range(12):
         width, height = (96, 64) if number % 2 else (64, 96)
         photo = Image.fromarray(rng.integers(90, 160, (height, width, 3), dtype=np.uint8))
@@ -39,30 +39,11 @@ def tiny_annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for place, category in enumerate((1, 1, 2)):
             colour = list(_COLOURS)[(number + place) % 3]
             left, top = 4 + place * (width // 3), 8 + int(rng.integers(0, height // 2))
-            right, bottom = left + width // 3 - 8, top + 20
-            draw.rectangle((left, top, right, bottom), fill=_COLOURS[colour])
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": category,
-                    "iscrowd": 0,
-                    "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": (right - left) * (bottom - top),
-                }
-            )
-        name = f"{number}.jpg"
-        photo.save(folder / name, quality=95)
-        split = "val" if number >= 9 else "train"
-        images.append(
-            {"id": number, "file_name": name, "width": width, "height": height, "split": split}
-        )
-    categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "book"}]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    path = folder / "annotations.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return path
+            box = (left, top, left + width // 3 - 8, top + 20)
+            draw.rectangle(box, fill=_COLOURS[colour])
+            made.annotate(category, *box)
+        made.add(photo, "val" if number >= 9 else "train")
+    return made.write()
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """Runs that are interrupted and resumed, each in processes forked from this one.
 
-    python interrupted_runs.py CONFIG FOLDER one|two
+    python interrupted_runs.py CONFIG FOLDER
 
-Runs of one process or of two. Python and torch start once instead of once for every run. Every
+Runs of one process and of two. Python and torch start once instead of once for every run. Every
 run is `python -m training train` in FOLDER/<name>; the last line printed is JSON: of each run and
 start its processes' exit statuses (negative: the signal that ended them) and what each said.
 FOLDER/gradients<n>.pt is what one and two processes learn from the same batches.
@@ -231,9 +231,7 @@ def learn_in_one_and_in_two(runs: Runs) -> None:
 
 if __name__ == "__main__":
     all_runs = Runs(sys.argv[1], Path(sys.argv[2]))
-    if sys.argv[3] == "one":
-        interrupt_and_resume(all_runs)
-    else:
-        learn_in_one_and_in_two(all_runs)
-        interrupt_and_resume_two(all_runs)
+    interrupt_and_resume(all_runs)
+    learn_in_one_and_in_two(all_runs)
+    interrupt_and_resume_two(all_runs)
     print(json.dumps(all_runs.ended))

@@ -14,6 +14,8 @@ from PIL import Image
 from model.bundle import Bundle
 from training.__main__ import main
 
+pytestmark = pytest.mark.long(40)
+
 
 def test_from_annotations_to_a_scored_bundle(
     tiny_annotations: Path,

@@ -29,6 +29,8 @@ from training.exporting.quantisation import calibration_requests, float_nodes
 from training.exporting.recovery import network_of
 from training.predictors import BundlePredictor
 
+pytestmark = pytest.mark.long(25)
+
 BOTH = Artifacts(torchscript=False, safetensors=False, fp16=True, int8=True)
 DESCRIPTION = Description("tiny", "1", 0.5, {}, {})
 

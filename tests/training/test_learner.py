@@ -18,6 +18,8 @@ from training.config import config_from_dict
 from training.learner import Learner
 from training.trainer import Trainer
 
+pytestmark = pytest.mark.long(25)
+
 
 def _trainer(settings: dict[str, Any], **optim: Any) -> Trainer:
     # With 5 phrases of each image some units have 5 and some fewer, so parts differ in number.

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ import yaml
 from training.run_files import load_state
 from training.run_log import read_log
 
-# Five runs that are killed and resumed come first, while another file's tests have a core.
-pytestmark = pytest.mark.timeout(600)
+# Five runs that are killed and resumed come first.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long(100)]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
@@ -51,18 +50,16 @@ def environment(repo_root: Path) -> dict[str, str]:
 def ended(config: Path, environment: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
     """Of each run and start: the processes' exit statuses and what they said."""
     script = Path(__file__).with_name("interrupted_runs.py")
-    command = [sys.executable, str(script), str(config), str(config.parent)]
-
-    def run(part: str) -> Any:
-        told = subprocess.run(
-            [*command, part], env=environment, cwd=config.parent, timeout=580, capture_output=True
-        )
-        assert told.returncode == 0, told.stderr.decode()
-        return json.loads(told.stdout.splitlines()[-1])
-
-    with ThreadPoolExecutor() as pool:
-        one, two = pool.map(run, ["one", "two"])
-    return {**one, **two}
+    told = subprocess.run(
+        [sys.executable, str(script), str(config), str(config.parent)],
+        env=environment,
+        cwd=config.parent,
+        timeout=580,
+        capture_output=True,
+    )
+    assert told.returncode == 0, told.stderr.decode()
+    ended: dict[str, list[dict[str, Any]]] = json.loads(told.stdout.splitlines()[-1])
+    return ended
 
 
 def _statuses(ended: dict[str, list[dict[str, Any]]], name: str) -> list[list[int]]:

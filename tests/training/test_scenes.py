@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.training.drawn_coco import DrawnSet
 from training.__main__ import main
 from training.data.coco_annotations import AS_WRITTEN, Instance, instance_of, read_annotations
 from training.data.colours import COLOUR_NAMES, clear_colour, colour_shares, name_pixels
@@ -29,43 +29,15 @@ Labelled = list[tuple[PhraseRecord, list[ObjectRecord], np.ndarray]]
 @pytest.fixture(scope="module")
 def drawn_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight completely annotated photos with one large thing each; the last two validate."""
-    folder = tmp_path_factory.mktemp("drawn-photos")
+    made = DrawnSet(tmp_path_factory.mktemp("drawn-photos"), _CLASSES)
     rng = np.random.default_rng(0)
-    images, annotations = [], []
     for number in range(8):
         photo = Image.fromarray(rng.integers(80, 170, (120, 160, 3), dtype=np.uint8))
-        box = [50, 30, 50 + 40 + 4 * number, 30 + 50]
+        box = (50, 30, 50 + 40 + 4 * number, 30 + 50)
         ImageDraw.Draw(photo).ellipse(box, fill=(30 * number, 200 - 20 * number, 60))
-        photo.save(folder / f"{number}.jpg", quality=95)
-        left, top, right, bottom = box
-        corners = [[left, top, right, top, right, bottom, left, bottom]]
-        split = "val" if number >= 6 else "train"
-        images.append(
-            {
-                "id": number,
-                "file_name": f"{number}.jpg",
-                "width": 160,
-                "height": 120,
-                "source": "coco",
-                "split": split,
-            }
-        )
-        annotations.append(
-            {
-                "id": number,
-                "image_id": number,
-                "category_id": number % 4 + 1,
-                "iscrowd": 0,
-                "segmentation": corners,
-                "bbox": [left, top, right - left, bottom - top],
-                "area": (right - left) * (bottom - top),
-            }
-        )
-    categories = [{"id": number + 1, "name": name} for number, name in enumerate(_CLASSES)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    path = folder / "annotations.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return path
+        made.annotate(number % 4 + 1, *box)
+        made.add(photo, "val" if number >= 6 else "train", source="coco")
+    return made.write()
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,8 @@ from training.run_log import RunLog, read_log
 from training.setup import build_trainer
 from training.trainer import Trainer
 
+pytestmark = pytest.mark.long(40)
+
 
 def _settings(settings: dict[str, Any], /, **sections: dict[str, Any]) -> dict[str, Any]:
     return {name: {**values, **sections.get(name, {})} for name, values in settings.items()}

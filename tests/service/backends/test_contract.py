@@ -22,6 +22,8 @@ from service.metrics import Metrics
 from service.settings import Settings
 from tests.service.backends.conftest import LARGEST, Subject, eager
 
+pytestmark = pytest.mark.long(80)
+
 PATIENCE = 60.0  # seconds; only a hanging test ever waits this long
 
 

@@ -18,6 +18,8 @@ from playwright.sync_api import WebSocketRoute
 
 from tests.service.page.visits import Running, Visit, segment
 
+pytestmark = pytest.mark.long(35)
+
 
 class Stream:
     """Version 1 of the protocol, answered by the service's own /segment; and faults on request."""

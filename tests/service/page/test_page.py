@@ -12,6 +12,8 @@ from pycocotools import mask as coco_mask
 
 from tests.service.page.visits import Running, Visit, segment
 
+pytestmark = pytest.mark.long(45)
+
 
 def test_masks_lie_where_they_belong_and_the_second_needs_no_encoding(
     serve: Callable[..., Running], visit: Callable[..., Visit], drawing: Any
