@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from dataclasses import dataclass, field, fields
+from typing import Any, TypedDict, cast
 
 from training.calibration import Calibration
 from training.metrics import ALL, PRECISION_THRESHOLDS, ScoreSummary
@@ -56,6 +56,10 @@ class TextProbe:
     def to_dict(self) -> dict[str, Any]:
         return {"all": self.overall, "kinds": self.kinds}
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> TextProbe:
+        return cls(content["all"], content["kinds"])
+
 
 @dataclass(frozen=True)
 class Discriminative:
@@ -69,6 +73,11 @@ class Discriminative:
 
     def to_dict(self) -> dict[str, Any]:
         return {"whole": self.whole.to_dict(), "class_name_only": self.class_name_only.to_dict()}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Discriminative:
+        whole, only = content["whole"], content["class_name_only"]
+        return cls(TextProbe.from_dict(whole), TextProbe.from_dict(only))
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,18 @@ class Probes:
             "discriminative": self.discriminative.to_dict(),
             "swap": {**self.swap, "kinds": self.swap_kinds},
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Probes:
+        swap = dict(content["swap"])
+        kinds = swap.pop("kinds")
+        return cls(
+            class_name_only=TextProbe.from_dict(content["class_name_only"]),
+            blank=TextProbe.from_dict(content["blank"]),
+            discriminative=Discriminative.from_dict(content["discriminative"]),
+            swap=cast("SwapSummary", swap),
+            swap_kinds=kinds,
+        )
 
 
 @dataclass(frozen=True)
@@ -151,6 +172,31 @@ class EvaluationReport:
             "probes": None if self.probes is None else self.probes.to_dict(),
             "calibration": self.calibration,
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> EvaluationReport:
+        """What `to_dict` made, here or in an older version, and other keys beside it.
+
+        Raises:
+            ValueError: something is missing.
+        """
+        renamed = {"overall": "all"}
+        newer: dict[str, Any] = {"absent": None, "picks": {}}
+        try:
+            values = {
+                each.name: content[renamed.get(each.name, each.name)]
+                for each in fields(cls)
+                if each.name not in newer
+            }
+            probes = values["probes"]
+            values["probes"] = None if probes is None else Probes.from_dict(probes)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"these are not an evaluation's scores ({error!r}); make them with "
+                "`python -m training evaluate ... --json FILE`"
+            ) from error
+        known = {name: content.get(name, default) for name, default in newer.items()}
+        return cls(**values, **known)
 
     def to_markdown(self) -> str:
         """The same as tables, in per cent where the column says so."""
