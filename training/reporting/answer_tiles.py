@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from training.gallery import Answered
 from training.metrics import Mask
 
-_PHOTO, _GAP, _COLUMNS = 220, 10, 6  # pixels; tiles in a row
-_LINE, _TEXT_LINES, _LETTERS = 17, 3, 32
+_PHOTO, _GAP, _COLUMNS = 230, 10, 5  # pixels; tiles in a row
+_LINE, _TEXT_LINES, _LETTERS = 17, 3, 34
 _LEGEND = 30
 _ANSWER, _TRUTH = (230, 0, 110), (0, 190, 60)
 _COLOURS = 256
@@ -21,15 +21,16 @@ _KEY = "filled: the answer    green outline: the truth, where it is known"
 
 
 def answer_tiles(answers: Sequence[Answered]) -> Image.Image:
-    """The sheet, a row of six after the other, with few enough colours for a small PNG."""
-    rows = -(-len(answers) // _COLUMNS)
-    wide, tall = _PHOTO + _GAP, _PHOTO + _TEXT_LINES * _LINE + _GAP
-    size = (min(_COLUMNS, len(answers)) * wide + _GAP, rows * tall + _LEGEND + _GAP)
-    sheet = Image.new("RGB", size, "white")
+    """The sheet, a row of five after the other, with few enough colours for a small PNG."""
+    rows = [answers[start : start + _COLUMNS] for start in range(0, len(answers), _COLUMNS)]
+    strips = [_strip(row) for row in rows]
+    width = max(strip.width for strip in strips)
+    sheet = Image.new("RGB", (width, _LEGEND + sum(strip.height for strip in strips)), "white")
     ImageDraw.Draw(sheet).text((_GAP, 8), _KEY, "black", font=ImageFont.load_default(15))
-    for place, each in enumerate(answers):
-        row, column = divmod(place, _COLUMNS)
-        sheet.paste(_tile(each), (_GAP + column * wide, _LEGEND + row * tall))
+    top = _LEGEND
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
     return sheet.quantize(_COLOURS, dither=Image.Dither.NONE)
 
 
@@ -44,16 +45,22 @@ def described(each: Answered) -> str:
     return f"{told}, " + ("nothing there: wrong" if each.mask.any() else "nothing there: right")
 
 
-def _tile(each: Answered) -> Image.Image:
-    tile = Image.new("RGB", (_PHOTO, _PHOTO + _TEXT_LINES * _LINE), "white")
-    picture = _picture(each)
-    tile.paste(picture, ((_PHOTO - picture.width) // 2, _PHOTO - picture.height))
-    lines = textwrap.wrap(f"“{each.question.expression}”", _LETTERS)[: _TEXT_LINES - 1]
-    draw, font = ImageDraw.Draw(tile), ImageFont.load_default(13)
-    for number, line in enumerate(lines):
-        draw.text((0, _PHOTO + number * _LINE), line, "black", font=font)
-    draw.text((0, _PHOTO + len(lines) * _LINE), described(each), (90, 90, 90), font=font)
-    return tile
+def _strip(row: Sequence[Answered]) -> Image.Image:
+    """Tiles side by side, as tall as the tallest needs to be."""
+    pictures = [_picture(each) for each in row]
+    tallest = max(picture.height for picture in pictures)
+    size = _GAP + len(row) * (_PHOTO + _GAP), tallest + _TEXT_LINES * _LINE + _GAP
+    strip, font = Image.new("RGB", size, "white"), ImageFont.load_default(13)
+    draw = ImageDraw.Draw(strip)
+    for place, (each, picture) in enumerate(zip(row, pictures, strict=True)):
+        left = _GAP + place * (_PHOTO + _GAP)
+        strip.paste(picture, (left + (_PHOTO - picture.width) // 2, tallest - picture.height))
+        lines = textwrap.wrap(f"“{each.question.expression}”", _LETTERS)[: _TEXT_LINES - 1]
+        for number, line in enumerate(lines):
+            draw.text((left, tallest + number * _LINE), line, "black", font=font)
+        below = tallest + len(lines) * _LINE
+        draw.text((left, below), described(each), (90, 90, 90), font=font)
+    return strip
 
 
 def _picture(each: Answered) -> Image.Image:
@@ -66,7 +73,8 @@ def _picture(each: Answered) -> Image.Image:
     # Greyed outside and tinted inside: on a photo's own colours no tint stands out everywhere.
     grey = np.repeat(shown.mean(axis=2, keepdims=True), 3, axis=2)
     shown = 0.55 * shown + 0.45 * grey
-    shown[mask] = 0.45 * grey[mask] + 0.55 * np.array(_ANSWER, dtype=np.float32)
+    shown[mask] = 0.3 * grey[mask] + 0.7 * np.array(_ANSWER, dtype=np.float32)
+    shown[_grown(mask, 1) & ~mask] = 0
     if each.question.truth is not None:
         truth = _resized(each.question.truth, size)
         shown[_grown(truth, 3) & ~truth] = 255
