@@ -114,10 +114,10 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError(f"{name} is an option for scoring {whose}; leave it out")
     if options.phrasecut and not options.predictions:
         raise ValueError("--phrasecut needs --predictions, the folder of the PNGs")
-    if not options.phrasecut and not options.data and not options.fps:
-        raise ValueError("--data is missing; make a store with `python -m training prepare`")
     if options.layouts and not options.data:
         raise ValueError("--layouts stands beside --data; give a single store as --data")
+    if not options.phrasecut and not options.data and not options.fps:
+        raise ValueError("--data is missing; make a store with `python -m training prepare`")
     if options.sweep:
         _refuse(
             options,
