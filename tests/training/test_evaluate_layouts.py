@@ -17,13 +17,13 @@ from training.__main__ import main
 from training.data.drawn_layouts import KINDS, NO_TARGET, drawn_layouts, one_of_each_kind
 from training.data.lmdb_store import (
     ImageRecord,
-    ObjectRecord,
     PhraseRecord,
     PhraseStore,
     PhraseStoreWriter,
     decode_rle,
     encode_rle,
 )
+from training.data.phrase_records import ObjectRecord
 from training.evaluate import evaluate
 from training.evaluation_report import EvaluationReport
 from training.picks import pick_of, pick_summaries

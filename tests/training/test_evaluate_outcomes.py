@@ -147,9 +147,9 @@ def test_phrases_without_a_target() -> None:
     assert others.no_target == report.no_target
     assert (others.num_phrases, others.overall["num"]) == (9, 5)
     assert report.to_dict()["no_target"] == report.no_target
-    told = report.to_markdown()
-    assert "4 phrases have no target: 75.0% of them" in told
-    assert "80.0% of the 5 others" in told
+    page = report.to_markdown()
+    assert "4 phrases have no target: 75.0% of them" in page
+    assert "80.0% of the 5 others" in page
     only = report_of(outcomes[:4], "val", 0.35).no_target
     assert only is not None
     assert only["t_acc"] is None

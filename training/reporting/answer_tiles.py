@@ -68,12 +68,12 @@ def _picture(each: Answered) -> Image.Image:
     photo = Image.fromarray(each.question.photo)
     scale = _PHOTO / max(photo.size)
     size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
-    shown = np.asarray(photo.resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
+    shown: NDArray[np.floating] = np.asarray(photo.resize(size, Image.Resampling.BICUBIC), float)
     mask = _resized(each.mask, size)
     # Greyed outside and tinted inside: on a photo's own colours no tint stands out everywhere.
     grey = np.repeat(shown.mean(axis=2, keepdims=True), 3, axis=2)
     shown = 0.55 * shown + 0.45 * grey
-    shown[mask] = 0.3 * grey[mask] + 0.7 * np.array(_ANSWER, dtype=np.float32)
+    shown[mask] = 0.3 * grey[mask] + 0.7 * np.array(_ANSWER)
     shown[_grown(mask, 1) & ~mask] = 0
     if each.question.truth is not None:
         truth = _resized(each.question.truth, size)
