@@ -1,4 +1,4 @@
-"""python -m training {prepare,preview,train,evaluate,ablate,report,export,import-weights}"""
+"""python -m training COMMAND; `--help` lists the commands."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Sequence
 
 from .commands import (
     ablate,
+    card,
     evaluate,
     export,
+    gallery,
     import_weights,
     prepare,
     preview,
     report,
+    seeds,
     train,
 )
 from .failures import TrainingError
@@ -33,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train SegVLM.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (prepare, preview, train, evaluate, ablate, report, export, import_weights):
+    for command in (
+        *(prepare, preview, train, evaluate, ablate),
+        *(report, seeds, gallery, export, card, import_weights),
+    ):
         command.add(commands)
     return parser
 

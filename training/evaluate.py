@@ -23,6 +23,7 @@ from training.data.lmdb_store import PhraseRecord, PhraseStore, decode_rle
 from training.evaluation_report import EvaluationReport
 from training.metrics import Mask, ScoreSummary, SegmentationScores, mask_overlap
 from training.outcomes import BLANK, PhraseOutcome, phrase_outcomes, report_of
+from training.picks import pick_of
 from training.pipeline import in_three_stages
 from training.predictors import InOnePiece, Predictor, StagedPredictor
 
@@ -90,7 +91,15 @@ def score_images(
         source = store.image(photo.image_id).source
         found = phrase_outcomes(photo.image_id, source, photo.phrases, masks, probes)
         values = dict(zip(photo.texts, sure(threshold) or (), strict=False))
-        return [replace(each, agreement=values.get(each.phrase)) for each in found]
+        objects = store.objects(photo.image_id)
+        return [
+            replace(
+                each,
+                agreement=values.get(each.phrase),
+                pick=pick_of(phrase, masks[phrase.phrase], objects),
+            )
+            for each, phrase in zip(found, photo.phrases, strict=True)
+        ]
 
     scored = _score_each(predictor, store, ids, probes, score)
     bar = tqdm(scored, f"evaluate {split}", len(ids), unit="image", disable=not progress)

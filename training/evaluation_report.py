@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from dataclasses import dataclass, field, fields
+from typing import Any, TypedDict, cast
 
 from training.calibration import Calibration
 from training.metrics import ALL, PRECISION_THRESHOLDS, ScoreSummary
+from training.no_target import NoTargetSummary, no_target_line
+from training.picks import PickSummary, pick_lines
 
 _PHRASECUT_LEGEND = (
     "c: the category, by its rank or as one of COCO's; i: 1, 2 to 4, or more instances; p: what "
@@ -54,6 +56,10 @@ class TextProbe:
     def to_dict(self) -> dict[str, Any]:
         return {"all": self.overall, "kinds": self.kinds}
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> TextProbe:
+        return cls(content["all"], content["kinds"])
+
 
 @dataclass(frozen=True)
 class Discriminative:
@@ -67,6 +73,11 @@ class Discriminative:
 
     def to_dict(self) -> dict[str, Any]:
         return {"whole": self.whole.to_dict(), "class_name_only": self.class_name_only.to_dict()}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Discriminative:
+        whole, only = content["whole"], content["class_name_only"]
+        return cls(TextProbe.from_dict(whole), TextProbe.from_dict(only))
 
 
 @dataclass(frozen=True)
@@ -87,22 +98,17 @@ class Probes:
             "swap": {**self.swap, "kinds": self.swap_kinds},
         }
 
-
-class NoTargetSummary(TypedDict):
-    """Phrases that mean nothing in their photo, as gRefCOCO has them.
-
-    num, num_target: phrases with an empty and with a real target.
-    n_acc: share of the former that are answered with an empty mask.
-    t_acc: share of the latter that are answered with some mask; None where there are none.
-    giou: mean IoU in which an empty answer to an empty target counts 1; elsewhere in a report it
-        counts 0, PhraseCut's rule.
-    """
-
-    num: int
-    n_acc: float
-    num_target: int
-    t_acc: float | None
-    giou: float
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Probes:
+        swap = dict(content["swap"])
+        kinds = swap.pop("kinds")
+        return cls(
+            class_name_only=TextProbe.from_dict(content["class_name_only"]),
+            blank=TextProbe.from_dict(content["blank"]),
+            discriminative=Discriminative.from_dict(content["discriminative"]),
+            swap=cast("SwapSummary", swap),
+            swap_kinds=kinds,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,12 +116,15 @@ class EvaluationReport:
     """Scores over all phrases of a split.
 
     overall is "all" in the JSON form. kinds, sources, sizes (s_small, s_mid, s_large) partition
-    the phrases; discriminative are those whose target is a proper subset of its class in the
-    photo. subsets: the data set's own, {} where it has none; they may overlap. PhraseCut has always
-    all of `phrasecut_subsets.SUBSETS`, in that order. empty_share: phrases answered with an empty
-    mask. no_target: None where every phrase has a target. probes: None where not asked for.
-    calibration: None where the predictor does not say how sure it is, or too few answers do.
-    threshold: None where the masks came from files.
+    the phrases that have a target, in PhraseCut all of them; discriminative are those whose target
+    is a proper subset of its class in the photo. subsets: the data set's own, {} where it has none;
+    they may overlap. PhraseCut has always all of `phrasecut_subsets.SUBSETS`, in that order.
+    empty_share: of all phrases, those answered with an empty mask. no_target: None where every
+    phrase has a target. absent: made phrases without a target (`absent_classes`) beside the split's
+    own phrases on the same photos; None where none were asked. picks: under "all" and by kind
+    whether the right thing is hit; {} where no phrase chooses among things. probes: None where not
+    asked for. calibration: None where the predictor does not say how sure it is, or too few answers
+    do. threshold: None where the masks came from files.
     """
 
     split: str
@@ -132,6 +141,8 @@ class EvaluationReport:
     no_target: NoTargetSummary | None
     probes: Probes | None
     calibration: Calibration | None = None
+    absent: NoTargetSummary | None = None
+    picks: dict[str, PickSummary] = field(default_factory=dict)
 
     @property
     def mean_iou(self) -> float:
@@ -156,9 +167,36 @@ class EvaluationReport:
             "subsets": self.subsets,
             "empty_share": self.empty_share,
             "no_target": self.no_target,
+            "absent": self.absent,
+            "picks": self.picks,
             "probes": None if self.probes is None else self.probes.to_dict(),
             "calibration": self.calibration,
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> EvaluationReport:
+        """What `to_dict` made, here or in an older version, and other keys beside it.
+
+        Raises:
+            ValueError: something is missing.
+        """
+        renamed = {"overall": "all"}
+        newer: dict[str, Any] = {"absent": None, "picks": {}}
+        try:
+            values = {
+                each.name: content[renamed.get(each.name, each.name)]
+                for each in fields(cls)
+                if each.name not in newer
+            }
+            probes = values["probes"]
+            values["probes"] = None if probes is None else Probes.from_dict(probes)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"these are not an evaluation's scores ({error!r}); make them with "
+                "`python -m training evaluate ... --json FILE`"
+            ) from error
+        known = {name: content.get(name, default) for name, default in newer.items()}
+        return cls(**values, **known)
 
     def to_markdown(self) -> str:
         """The same as tables, in per cent where the column says so."""
@@ -172,13 +210,30 @@ class EvaluationReport:
             lines += [*_score_table("subset", self.subsets.items()), "", _PHRASECUT_LEGEND]
         else:
             lines += _score_table("phrases", self._rows())
-        if self.no_target is not None:
-            lines += ["", _no_target_line(self.no_target)]
+        lines += self._no_target_lines()
+        if self.picks:
+            lines += ["", *pick_lines(self.picks)]
         if self.probes is not None:
             lines += ["", *_probe_lines(self.probes, self.overall, self.kinds)]
         if self.calibration is not None:
             lines += ["", *_calibration_lines(self.calibration)]
         return "\n".join(lines) + "\n"
+
+    def _no_target_lines(self) -> Iterator[str]:
+        if self.no_target is not None:
+            yield ""
+            yield no_target_line(self.no_target, "phrases have no target", "others")
+            if ALL in self.subsets:
+                yield "In the tables such a phrase counts 0, which is PhraseCut's rule."
+            else:
+                yield "The tables leave such phrases out."
+        if self.absent is not None:
+            yield ""
+            yield no_target_line(
+                self.absent,
+                "further phrases name a class that is not in its photo",
+                "phrases about the same photos",
+            )
 
     def _rows(self) -> Iterator[tuple[str, ScoreSummary]]:
         yield "**all**", self.overall
@@ -212,19 +267,6 @@ def _score_table(title: str, rows: Iterable[tuple[str, ScoreSummary]]) -> Iterat
         scores = [summary["mean_iou"], summary["cum_iou"], *summary["precision"].values()]
         cells = " | ".join(f"{score:.3f}" if summary["num"] else "" for score in scores)
         yield f"| {name} | {summary['num']} | {cells} |"
-
-
-def _no_target_line(summary: NoTargetSummary) -> str:
-    return (
-        f"{summary['num']} phrases have no target: {summary['n_acc']:.1%} of them were answered "
-        f"with an empty mask (N-acc), {_share(summary['t_acc'])} of the {summary['num_target']} "
-        f"others with some mask (T-acc). Mean IoU where an empty answer to no target counts 1 "
-        f"(gIoU): {summary['giou']:.3f}; in the tables it counts 0."
-    )
-
-
-def _share(value: float | None) -> str:
-    return "none" if value is None else f"{value:.1%}"
 
 
 def _probe_lines(

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.calibration import ScoreMap
 from training.calibration import Answer, Calibration, calibrate
 from training.data.lmdb_store import PhraseRecord, decode_rle
 from training.data.phrasecut_subsets import SUBSETS
 from training.evaluation_report import (
     Discriminative,
     EvaluationReport,
-    NoTargetSummary,
     Probes,
     SwapSummary,
     TextProbe,
@@ -34,6 +34,8 @@ from training.metrics import (
     mask_overlap,
     size_band,
 )
+from training.no_target import Judged, NoTargetSummary, no_target_summary
+from training.picks import Pick, pick_summaries
 
 BLANK = ""
 """The text of the blank probe."""
@@ -94,6 +96,7 @@ class PhraseOutcome:
         overlap: of the two.
         probes: None where the probes were not asked.
         agreement: how sure the map was of its mask (`model.calibration`); None where not known.
+        pick: whether the right thing is hit; None where the phrase does not choose among things.
     """
 
     image_id: str
@@ -110,6 +113,7 @@ class PhraseOutcome:
     overlap: Overlap
     probes: ProbeOutcome | None
     agreement: float | None = None
+    pick: Pick | None = None
 
     @property
     def empty(self) -> bool:
@@ -153,21 +157,30 @@ def phrase_outcomes(
 
 
 def report_of(
-    outcomes: Sequence[PhraseOutcome], split: str, threshold: float | None
+    outcomes: Sequence[PhraseOutcome],
+    split: str,
+    threshold: float | None,
+    absent: Sequence[PhraseOutcome] = (),
 ) -> EvaluationReport:
     """The report of a split's outcomes, from one process or from many, in any order.
 
-    `threshold` is what the masks were made with, None where they came from files.
+    `threshold` is what the masks were made with, None where they came from files. `absent`: of
+    `absent_classes.absent_outcomes`. Where phrases have no target, the means are over the others;
+    only PhraseCut's official rule counts them, as 0.
     Raises ValueError for no outcomes, for a phrase that is there twice (a sampler that pads its
     processes to equal lengths does that), and where only some have probes.
     """
     _check(outcomes)
+    official = any(set(each.subsets) & set(SUBSETS) for each in outcomes)
+    counted = [each for each in outcomes if official or each.target]
     scores, answered = SegmentationScores(), [each.probes for each in outcomes]
-    for each in outcomes:
+    for each in counted:
         groups = [_KIND + each.kind, _SOURCE + each.source, _SIZE + each.size]
         groups += [_SUBSET + subset for subset in each.subsets]
         groups += [_DISCRIMINATIVE] * each.discriminative
         scores.add_counts(each.overlap.intersection, each.overlap.union, groups)
+    calibration = _calibration(outcomes)
+    score_map = None if calibration is None else ScoreMap.of(calibration["knots"])
     return EvaluationReport(
         split=split,
         threshold=threshold,
@@ -180,9 +193,11 @@ def report_of(
         discriminative=scores.summary(_DISCRIMINATIVE),
         subsets=_subset_scores(scores),
         empty_share=sum(each.empty for each in outcomes) / len(outcomes),
-        no_target=_no_target(outcomes),
-        probes=_probe_report(outcomes) if None not in answered else None,
-        calibration=_calibration(outcomes),
+        no_target=no_target_summary([_judged(each) for each in outcomes], score_map),
+        probes=_probe_report(counted) if None not in answered else None,
+        calibration=calibration,
+        absent=_absent(absent, outcomes, score_map),
+        picks=pick_summaries((each.kind, each.pick) for each in outcomes if each.pick),
     )
 
 
@@ -235,22 +250,19 @@ def _calibration(outcomes: Sequence[PhraseOutcome]) -> Calibration | None:
     )
 
 
-def _no_target(outcomes: Sequence[PhraseOutcome]) -> NoTargetSummary | None:
-    """As gRefCOCO (CVPR 2023) scores it; None where every phrase has a target."""
-    without = [each.empty for each in outcomes if not each.target]
-    answered = [not each.empty for each in outcomes if each.target]
-    if not without:
-        return None
-    scores = SegmentationScores(empty_match=1.0)
-    for each in outcomes:
-        scores.add_counts(each.overlap.intersection, each.overlap.union)
-    return NoTargetSummary(
-        num=len(without),
-        n_acc=sum(without) / len(without),
-        num_target=len(answered),
-        t_acc=sum(answered) / len(answered) if answered else None,
-        giou=scores.summary()["mean_iou"],
-    )
+def _absent(
+    absent: Sequence[PhraseOutcome],
+    outcomes: Sequence[PhraseOutcome],
+    score_map: ScoreMap | None,
+) -> NoTargetSummary | None:
+    photos = {each.image_id for each in absent}
+    beside = [each for each in outcomes if each.image_id in photos and each.target]
+    return no_target_summary([_judged(each) for each in (*absent, *beside)], score_map)
+
+
+def _judged(each: PhraseOutcome) -> Judged:
+    overlap = each.overlap
+    return Judged(each.target > 0, each.empty, overlap.intersection, overlap.union, each.agreement)
 
 
 def _overlap(first: Mask, second: Mask) -> Overlap:

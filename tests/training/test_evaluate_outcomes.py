@@ -130,7 +130,11 @@ def test_phrases_without_a_target() -> None:
         for each, pixels in zip(base[4:], (0, 4, 4, 8, 8), strict=True)
     ]
     report = report_of(outcomes, "val", 0.35)
-    assert report.no_target == {
+    assert report.no_target is not None
+    counted = {
+        key: report.no_target[key] for key in ("num", "n_acc", "num_target", "t_acc", "giou")
+    }
+    assert counted == {
         "num": 4,
         "n_acc": 3 / 4,
         "num_target": 5,
@@ -138,10 +142,14 @@ def test_phrases_without_a_target() -> None:
         "giou": pytest.approx((3 + 0 + 0 + 0.5 + 0.5 + 1 + 1) / 9),
     }
     assert report.mean_iou == pytest.approx((0 + 0.5 + 0.5 + 1 + 1) / 9)  # PhraseCut's rule
+    others = report_of([replace(each, subsets=()) for each in outcomes], "val", 0.35)
+    assert others.mean_iou == pytest.approx((0 + 0.5 + 0.5 + 1 + 1) / 5)
+    assert others.no_target == report.no_target
+    assert (others.num_phrases, others.overall["num"]) == (9, 5)
     assert report.to_dict()["no_target"] == report.no_target
-    told = report.to_markdown()
-    assert "4 phrases have no target: 75.0% of them" in told
-    assert "80.0% of the 5 others" in told
+    page = report.to_markdown()
+    assert "4 phrases have no target: 75.0% of them" in page
+    assert "80.0% of the 5 others" in page
     only = report_of(outcomes[:4], "val", 0.35).no_target
     assert only is not None
     assert only["t_acc"] is None

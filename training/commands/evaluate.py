@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import Commands
 
 if TYPE_CHECKING:
+    from training.data.lmdb_store import PhraseStore
+    from training.evaluate import MaskSink
+    from training.evaluation_report import EvaluationReport
     from training.frame_rate import FrameRates
     from training.outcomes import PhraseOutcome
     from training.predictors import Predictor
 
 PAPER_THRESHOLD = 0.35
 """Of CRIS, the paper's baseline; what a checkpoint is scored with unless it is told otherwise."""
+
+LAYOUTS_TITLE = "**Layouts**, scenes with exact labels, by the same evaluation:"
 
 _DESCRIPTION = """\
 Score a model on a split of a phrase store (--checkpoint or --bundle, with --data), or PNGs of
@@ -35,6 +40,12 @@ def add(commands: Commands) -> None:
     source.add_argument("--bundle", type=Path, help="directory of `export`")
     source.add_argument("--phrasecut", type=Path, help="VGPhraseCut_v0, to score files")
     parser.add_argument("--data", type=Path, help="the phrase store that a model is scored on")
+    parser.add_argument(
+        "--layouts",
+        type=Path,
+        metavar="STORE",
+        help="a store of `prepare scenes`, scored beside --data in a section of its own",
+    )
     parser.add_argument("--split", default="val")
 
     model = parser.add_argument_group("of a model")
@@ -84,6 +95,7 @@ def _check(options: argparse.Namespace) -> None:
     """Refuse options that would be ignored. Raises ValueError."""
     of_model = {
         "--data": options.data,
+        "--layouts": options.layouts,
         "--threshold": options.threshold is not None,
         "--sweep": options.sweep,
         "--no-probes": options.no_probes,
@@ -102,10 +114,16 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError(f"{name} is an option for scoring {whose}; leave it out")
     if options.phrasecut and not options.predictions:
         raise ValueError("--phrasecut needs --predictions, the folder of the PNGs")
+    if options.layouts and not options.data:
+        raise ValueError("--layouts stands beside --data; give a single store as --data")
     if not options.phrasecut and not options.data and not options.fps:
         raise ValueError("--data is missing; make a store with `python -m training prepare`")
     if options.sweep:
-        _refuse(options, "--sweep", ("threshold", "write_predictions", "fps", "csv", "markdown"))
+        _refuse(
+            options,
+            "--sweep",
+            ("layouts", "threshold", "write_predictions", "fps", "csv", "markdown"),
+        )
     elif options.fps and not options.data:
         _refuse(options, "--fps without --data", ("threshold", "write_predictions", "csv"))
     for path in (options.json, options.csv, options.markdown):
@@ -143,31 +161,39 @@ def _score_files(options: argparse.Namespace) -> None:
 
 def _score_model(options: argparse.Namespace) -> None:
     from training.data.lmdb_store import PhraseStore
-    from training.evaluate import score_images
-    from training.outcomes import report_of
     from training.phrasecut_scoring import PredictionWriter
 
     model = _open_model(options)
     store = PhraseStore(options.data)
+    layouts = PhraseStore(options.layouts) if options.layouts else None
     sink = None
     if options.write_predictions:
         sink = PredictionWriter(options.write_predictions, store, options.split)
-    outcomes = score_images(
-        model.predictor,
-        store,
-        options.split,
-        model.threshold,
-        probes=not options.no_probes,
-        mask_sink=sink,
-    )
-    report = report_of(outcomes, options.split, model.threshold)
+    outcomes, report = _score_store(options, model, store, sink)
     content = {**report.to_dict(), "data": store.metadata()["fingerprint"]}
     parts = [report.to_markdown()]
+    if layouts is not None:
+        _, beside = _score_store(options, model, layouts)
+        content["layouts"] = {**beside.to_dict(), "data": layouts.metadata()["fingerprint"]}
+        parts += [LAYOUTS_TITLE, beside.to_markdown()]
     if options.fps:
         rates = model.frame_rates()
         content["frame_rate"] = rates.to_dict()
         parts.append(rates.to_markdown())
     _write(options, parts, outcomes, content)
+
+
+def _score_store(
+    options: argparse.Namespace, model: _Model, store: PhraseStore, sink: MaskSink | None = None
+) -> tuple[list[PhraseOutcome], EvaluationReport]:
+    from training.absent_classes import absent_outcomes
+    from training.evaluate import score_images
+    from training.outcomes import report_of
+
+    probes, where = not options.no_probes, (store, options.split, model.threshold)
+    outcomes = score_images(model.predictor, *where, probes=probes, mask_sink=sink)
+    absent = absent_outcomes(model.predictor, *where) if probes else []
+    return outcomes, report_of(outcomes, options.split, model.threshold, absent)
 
 
 def _sweep(options: argparse.Namespace) -> None:

@@ -9,9 +9,10 @@ random generator alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from PIL import Image, ImageFilter
 from training.data.class_words import COLOURLESS
 from training.data.coco_annotations import Instance, instance_of
 from training.data.colours import COLOUR_NAMES
-from training.data.cutouts import CutOut, CutOutBank
+from training.data.cutouts import Background, CutOut
 from training.data.sprites import CONTAINERS, SPRITE_NAMES, draw_sprite, repaint
 
 _CANVASES = ((320, 320), (360, 270), (270, 360), (384, 256))  # width, height
@@ -34,6 +35,20 @@ _SMALLEST_SIDE, _LARGEST_SIDE = 26, 200  # pixels of a pasted thing
 Pixels = npt.NDArray[np.uint8]
 Place = tuple[float, float]
 """Centre, as shares of the canvas."""
+
+
+class ThingBank(Protocol):
+    """Things to paste and photos to paste them on, as `cutouts.CutOutBank` has them; maybe none."""
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+
+    @property
+    def backgrounds(self) -> Sequence[Background]: ...
+
+    def cut(self, name: str, index: int) -> CutOut: ...
+
+    def background(self, index: int) -> Pixels: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,7 @@ class _Wish:
     side: float
 
 
-def compose_scene(bank: CutOutBank, rng: Random) -> Scene:
+def compose_scene(bank: ThingBank, rng: Random) -> Scene:
     """One scene; may come out with fewer things than were tried, or none."""
     width, height = rng.choice(_CANVASES)
     canvas, present = _ground(bank, width, height, rng)
@@ -76,7 +91,7 @@ def compose_scene(bank: CutOutBank, rng: Random) -> Scene:
 # -- what is pasted ---------------------------------------------------------------------------
 
 
-def _class_choice(bank: CutOutBank, present: frozenset[str], rng: Random) -> list[str]:
+def _class_choice(bank: ThingBank, present: frozenset[str], rng: Random) -> list[str]:
     """Three classes, the main one first, each at most as likely as its root of numbers."""
     names = [name for name in bank.counts if name not in present]
     chosen: list[str] = []
@@ -91,7 +106,7 @@ def _class_choice(bank: CutOutBank, present: frozenset[str], rng: Random) -> lis
     return chosen
 
 
-def _siblings(bank: CutOutBank, classes: Sequence[str], rng: Random) -> list[_Wish]:
+def _siblings(bank: ThingBank, classes: Sequence[str], rng: Random) -> list[_Wish]:
     count = rng.choices((1, 2, 3, 4, 5), (10, 34, 27, 18, 11))[0]
     places = rng.choice(_ARRANGEMENTS)(count, rng)
     base = rng.uniform(0.42, 0.62) / max(1.6, count**0.75)
@@ -122,7 +137,7 @@ def _in_colour(cut: CutOut, colour: str, rng: Random) -> CutOut:
     return repaint(cut, colour, rng)
 
 
-def _take(bank: CutOutBank, name: str, rng: Random) -> CutOut:
+def _take(bank: ThingBank, name: str, rng: Random) -> CutOut:
     if name in SPRITE_NAMES:
         return draw_sprite(name, rng.choice(COLOUR_NAMES), 160, rng)
     cut = bank.cut(name, rng.randrange(bank.counts[name]))
@@ -131,7 +146,7 @@ def _take(bank: CutOutBank, name: str, rng: Random) -> CutOut:
     return cut
 
 
-def _others(bank: CutOutBank, classes: Sequence[str], main: str, rng: Random) -> list[_Wish]:
+def _others(bank: ThingBank, classes: Sequence[str], main: str, rng: Random) -> list[_Wish]:
     """Things of the other classes; now and then a shape with a thing of the main class inside."""
     wishes: list[_Wish] = []
     for name in classes[1 : 1 + rng.choices((0, 1, 2), (25, 50, 25))[0]]:
@@ -185,11 +200,9 @@ _ARRANGEMENTS: tuple[Callable[[int, Random], list[Place]], ...] = (
 # -- the picture ------------------------------------------------------------------------------
 
 
-def _ground(
-    bank: CutOutBank, width: int, height: int, rng: Random
-) -> tuple[Pixels, frozenset[str]]:
+def _ground(bank: ThingBank, width: int, height: int, rng: Random) -> tuple[Pixels, frozenset[str]]:
     """A canvas (H, W, 3) to paste on, and the classes that may be in it."""
-    if rng.random() < _PLAIN_SHARE:
+    if not bank.backgrounds or rng.random() < _PLAIN_SHARE:
         return _plain(width, height, rng), frozenset()
     index = rng.randrange(len(bank.backgrounds))
     photo = Image.fromarray(bank.background(index))
