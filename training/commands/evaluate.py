@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import Commands
+from .checkpoint_source import add_selection_bias, open_checkpoint, refuse_selection_bias
 
 if TYPE_CHECKING:
     from training.data.lmdb_store import PhraseStore
@@ -52,6 +53,7 @@ def add(commands: Commands) -> None:
     model.add_argument(
         "--threshold", type=float, help=f"default: the bundle's, else {PAPER_THRESHOLD}"
     )
+    add_selection_bias(model)
     model.add_argument("--sweep", action="store_true", help="scores by threshold; not on test")
     model.add_argument("--no-probes", action="store_true", help="only the phrases themselves")
     model.add_argument(
@@ -97,6 +99,7 @@ def _check(options: argparse.Namespace) -> None:
         "--data": options.data,
         "--layouts": options.layouts,
         "--threshold": options.threshold is not None,
+        "--selection-bias": options.selection_bias is not None,
         "--sweep": options.sweep,
         "--no-probes": options.no_probes,
         "--precision": options.precision != "fp32",
@@ -223,7 +226,6 @@ class _Model(NamedTuple):
 def _open_model(options: argparse.Namespace) -> _Model:
     """The checkpoint or bundle that the options name, on the device that there is."""
     from model.bundle import Bundle
-    from model.checkpoint import load
     from model.tokenizer import clip_tokenizer
     from training.distributed import pick_device
     from training.frame_rate import bundle_frame_rates, network_frame_rates
@@ -231,6 +233,7 @@ def _open_model(options: argparse.Namespace) -> _Model:
 
     precision, threshold = options.precision, options.threshold
     if options.bundle:
+        refuse_selection_bias(options)
         if precision == "bf16":
             raise ValueError("a bundle has no bf16 graphs; choose fp16 or int8, or leave it out")
         bundle = Bundle.load(options.bundle)
@@ -244,7 +247,7 @@ def _open_model(options: argparse.Namespace) -> _Model:
     device = pick_device()
     if precision != "fp32" and device.type != "cuda":
         raise ValueError(f"--precision {precision} needs a GPU and there is none; leave it out")
-    network = load(options.checkpoint).to(device)
+    network = open_checkpoint(options).to(device)
     predictor = TorchPredictor(network, clip_tokenizer(), device, autocast=precision != "fp32")
     return _Model(
         predictor,

@@ -11,6 +11,7 @@ from model.tokenizer import Tokenizer, clip_tokenizer
 from training.data.lmdb_store import PhraseStore
 
 from . import Commands
+from .checkpoint_source import add_selection_bias, open_checkpoint, refuse_selection_bias
 from .evaluate import PAPER_THRESHOLD
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def add(commands: Commands) -> None:
         "--bundle", type=Path, help="a bundle to export again, with other artifacts for instance"
     )
     export.add_argument("--out", type=Path, required=True, help="directory to create")
+    add_selection_bias(export)
     export.add_argument("--overwrite", action="store_true")
     export.add_argument("--data", type=Path, help="phrase store: real input for the proof")
 
@@ -106,18 +108,18 @@ def _tell(artifact: str, config: BundleConfig) -> None:
 def _source(options: argparse.Namespace) -> tuple[SegVLM, Tokenizer, Description]:
     """The network that the options name, its tokenizer, and what is said of it."""
     from model.bundle import Bundle
-    from model.checkpoint import load
     from training.export import Description
     from training.exporting.recovery import network_of
 
     if options.bundle:
+        refuse_selection_bias(options)
         bundle = Bundle.load(options.bundle)
         model, tokenizer, known = network_of(bundle), bundle.tokenizer(), bundle.config
         description = Description(
             known.name, known.version, known.threshold, known.training, known.scores
         )
     else:
-        model, tokenizer = load(options.checkpoint), clip_tokenizer()
+        model, tokenizer = open_checkpoint(options), clip_tokenizer()
         description = Description(model.config.preset, "1", PAPER_THRESHOLD, {}, {})
     told = {
         "name": options.name,

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import Route
 from pycocotools import mask as coco_mask
 
 from tests.service.page.visits import Running, Visit, segment
 
-pytestmark = pytest.mark.long(45)
+pytestmark = pytest.mark.long(20)
 
 
 def test_masks_lie_where_they_belong_and_the_second_needs_no_encoding(
