@@ -112,7 +112,7 @@ def test_keys_are_wanted_where_there_is_a_file(make_service: Any, tmp_path: Any)
     locked = make_service(api_keys_file=path).app.openapi()["paths"]["/segment"]["post"]
     assert {} in DOCUMENT["paths"]["/segment"]["post"]["security"], "a key is optional"
     assert {} not in locked["security"]
-    assert [list(way) for way in locked["security"]] == [["bearer"], ["header"]]
+    assert [list(way) for way in locked["security"]] == [["bearer"], ["header"], ["basic"]]
 
 
 def test_limits_are_those_of_the_settings(make_service: Any) -> None:
