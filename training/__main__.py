@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from .commands import (
     ablate,
+    average,
     card,
     evaluate,
     export,
@@ -37,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train SegVLM.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (
-        *(prepare, preview, train, evaluate, ablate),
+        *(prepare, preview, train, average, evaluate, ablate),
         *(report, seeds, gallery, export, card, import_weights),
     ):
         command.add(commands)
