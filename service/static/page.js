@@ -30,6 +30,7 @@ const finds = new Finds(at("finds"), {
 });
 
 let photo = null; // of readPhoto, and {sample, tries}
+let opening = Promise.resolve(); // the photo that is on its way
 let camera = null;
 let pending = new AbortController(); // of all that is asked about this photo
 let asked = []; // expressions of earlier photos, the newest first
@@ -93,7 +94,13 @@ function showSnippet() {
 
 // -- a photo ------------------------------------------------------------------------------------
 
-async function open(read, extra = {}) {
+/** Resolves when the photo is shown, or its fault told; who asks meanwhile waits for it. */
+function open(read, extra = {}) {
+  opening = load(read, extra);
+  return opening;
+}
+
+async function load(read, extra) {
   calm();
   try {
     const next = await read();
@@ -136,9 +143,10 @@ function openFiles(files) {
 
 // -- asking -------------------------------------------------------------------------------------
 
-function find(words) {
+async function find(words) {
   const expression = words.trim().replace(/\s+/g, " ");
   if (!expression) return;
+  await opening;
   if (!photo && !camera) {
     say("Choose a photo or a sample first.");
     return;

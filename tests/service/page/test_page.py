@@ -11,6 +11,7 @@ from PIL import Image
 from playwright.sync_api import Route
 from pycocotools import mask as coco_mask
 
+from tests.service.conftest import wait_until
 from tests.service.page.visits import Running, Visit, segment
 
 pytestmark = pytest.mark.long(20)
@@ -40,6 +41,23 @@ def test_masks_lie_where_they_belong_and_the_second_needs_no_encoding(
         blended = (1 - opacity) * photo[mask][0] + opacity * np.array(colour)
         assert np.abs(np.median(tab.canvas()[mask], axis=0) - blended).max() <= 2
     assert "score 0.9" in tab.page.inner_text("#finds li >> nth=0")
+
+
+def test_who_asks_before_the_photo_is_there_is_answered(
+    serve: Callable[..., Running], visit: Callable[..., Visit]
+) -> None:
+    tab = visit(serve().url)
+    held: list[Route] = []
+    tab.page.route("**/samples/coffee.jpg", lambda route: held.append(route))
+    tab.page.click("[data-sample='coffee.jpg']")
+    tab.page.fill("#expression", "the cup")
+    tab.page.press("#expression", "Enter")
+    assert tab.page.input_value("#expression") == ""
+    assert not tab.page.locator("#finds li").count()
+    wait_until(lambda: tab.page.evaluate("1") and held, "the photo to be asked for")
+    held[0].continue_()
+    tab.page.locator("#finds li.found", has_text="the cup").wait_for()
+    assert tab.page.inner_text("#caption").startswith("coffee.jpg")
 
 
 def test_threshold_is_applied_in_the_page(
