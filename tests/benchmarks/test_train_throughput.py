@@ -67,6 +67,7 @@ def test_a_row_for_each_combination(
     assert "matrix peak measured, fp32" in told and "| segvlm-lite | 64 | 2 | 3 |" in told
 
 
+@pytest.mark.slow
 def test_the_loaders_batches_and_the_parts(
     throughput: ModuleType,
     repo_root: Path,

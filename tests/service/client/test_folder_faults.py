@@ -50,7 +50,13 @@ def run(folder: Path, *more: str) -> int:
 def start(folder: Path, script: Script, repo_root: Path, **streams: Any) -> subprocess.Popen[bytes]:
     """The command as a process of its own, against a server."""
     command = ["segment", str(folder), "red", "--out", str(out(folder)), "--server", script.url]
-    return subprocess.Popen([sys.executable, "-m", "service", *command], cwd=repo_root, **streams)
+    return subprocess.Popen(
+        [sys.executable, "-m", "service", *command],
+        cwd=repo_root,
+        # What a shell starts in its background ignores Ctrl-C, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **streams,
+    )
 
 
 def images(folder: Path) -> dict[str, int]:
