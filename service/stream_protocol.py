@@ -18,7 +18,7 @@ from service.translation import Findings, Payload
 SUBPROTOCOL = "segvlm.v1"
 
 _JSON = AnswerKind("json", "application/json")
-_LONGEST_ESCAPE = 6  # characters of JSON for one: \uXXXX
+_LONGEST_ESCAPE = 6  # characters of JSON for one: a backslash, u and four digits
 _ROOM_FOR_OPTIONS = 4096  # characters of a configuration beside its expressions
 _HINT = 'send a text message such as {"expressions": ["the dog"]} first, then one image in each '
 _HINT += "binary message"

@@ -47,7 +47,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Answered:
-    """score: the expected IoU, as the service tells it. iou: None where the truth is not known."""
+    """score: the expected IoU, 0 of an empty mask, as the service tells it; of a bundle that has not
+    measured it, how sure the map is of its mask. iou: None where the truth is not known."""
 
     question: Question
     mask: Mask
@@ -89,10 +90,11 @@ def _answer(
     (agreement,) = predictor.agreements(found, threshold)
     mask: Mask = probability > threshold
     truth = question.truth
+    sure = score_map(agreement) if score_map else agreement
     return Answered(
         question,
         mask,
-        score=score_map(agreement) if score_map else agreement,
+        score=sure if mask.any() else 0.0,
         iou=None if truth is None or not truth.any() else iou_of(*mask_overlap(mask, truth)),
     )
 

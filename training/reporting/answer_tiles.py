@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from training.gallery import Answered
 from training.metrics import Mask
+from training.reporting.mask_edges import grown
 
 _PHOTO, _GAP, _COLUMNS = 230, 10, 5  # pixels; tiles in a row
 _LINE, _TEXT_LINES, _LETTERS = 17, 3, 34
@@ -74,25 +75,13 @@ def _picture(each: Answered) -> Image.Image:
     grey = np.repeat(shown.mean(axis=2, keepdims=True), 3, axis=2)
     shown = 0.55 * shown + 0.45 * grey
     shown[mask] = 0.3 * grey[mask] + 0.7 * np.array(_ANSWER)
-    shown[_grown(mask, 1) & ~mask] = 0
+    shown[grown(mask, 1) & ~mask] = 0
     if each.question.truth is not None:
         truth = _resized(each.question.truth, size)
-        shown[_grown(truth, 3) & ~truth] = 255
-        shown[_grown(truth, 2) & ~truth] = _TRUTH
+        shown[grown(truth, 3) & ~truth] = 255
+        shown[grown(truth, 2) & ~truth] = _TRUTH
     return Image.fromarray(shown.round().clip(0, 255).astype(np.uint8))
 
 
 def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-
-
-def _grown(mask: NDArray[np.bool_], pixels: int) -> Mask:
-    """The mask and every pixel within `pixels` steps of it."""
-    grown = mask.copy()
-    for _ in range(pixels):
-        before = grown.copy()
-        grown[1:] |= before[:-1]
-        grown[:-1] |= before[1:]
-        grown[:, 1:] |= before[:, :-1]
-        grown[:, :-1] |= before[:, 1:]
-    return grown

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.metrics import Mask
+from training.reporting.mask_edges import grown
 
 from .figure_style import GREY, INK, WIDTH
 
@@ -116,22 +117,10 @@ def _highlighted(photo: NDArray[np.uint8], mask: Mask, cell: Cell) -> NDArray[np
         inside, outside = 0.45 * grey + 0.55 * paint, 0.7 * grey + 0.3 * photo
         shown = np.where(mask[..., None], inside, outside)
     line = 1 if cell.filled else 3
-    narrow = _grown(mask, line)
-    shown[_grown(mask, line + 1) & ~narrow] = 255
+    narrow = grown(mask, line)
+    shown[grown(mask, line + 1) & ~narrow] = 255
     shown[narrow & ~mask] = paint
     return shown.round().astype(np.uint8)
-
-
-def _grown(mask: Mask, pixels: int) -> Mask:
-    """The mask and every pixel within `pixels` steps of it."""
-    grown = mask.copy()
-    for _ in range(pixels):
-        before = grown.copy()
-        grown[1:] |= before[:-1]
-        grown[:-1] |= before[1:]
-        grown[:, 1:] |= before[:, :-1]
-        grown[:, :-1] |= before[:, 1:]
-    return grown
 
 
 def _write(
