@@ -47,8 +47,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Answered:
-    """score: the expected IoU, 0 of an empty mask, as the service tells it; of a bundle that has not
-    measured it, how sure the map is of its mask. iou: None where the truth is not known."""
+    """score: the expected IoU, 0 of an empty mask, as the service tells it; of a bundle that has
+    not measured it, how sure the map is of its mask. iou: None where the truth is not known."""
 
     question: Question
     mask: Mask
