@@ -12,15 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
+from training.data.absent_phrases import absent_phrase, present_classes
 from training.data.cutouts import COMPLETE_SOURCES
-from training.data.lmdb_store import PhraseRecord, PhraseStore, encode_rle
+from training.data.lmdb_store import PhraseStore
 from training.data.phrase_templates import noun_of
 from training.outcomes import PhraseOutcome, phrase_outcomes
 from training.predictors import InOnePiece, Predictor, StagedPredictor
 
-KIND = "absent"
 _PER_PHOTO = 5
 
 
@@ -30,7 +28,7 @@ def absent_classes(store: PhraseStore, split: str) -> dict[str, list[str]]:
     Which ones, follows from the image's id alone, and from the classes that the split has.
     """
     ids = store.image_ids(split, COMPLETE_SOURCES)
-    present = {image_id: _present(store, image_id) for image_id in ids}
+    present = {image_id: present_classes(store, image_id) for image_id in ids}
     every = {name for names in present.values() for name in names}
     chosen = {
         image_id: sorted(every - known, key=lambda name: _rank(image_id, name))[:_PER_PHOTO]
@@ -60,24 +58,17 @@ def _ask(
     threshold: float,
 ) -> Iterator[PhraseOutcome]:
     photo, source = store.photo(image_id), store.image(image_id).source
-    nothing = encode_rle(np.zeros(photo.shape[:2], dtype=bool))
+    height, width = photo.shape[:2]
     texts = [f"the {noun_of(name).singular}" for name in names]
     answer = stages.answer(stages.prepare(photo, texts))
     maps = zip(texts, stages.restore(answer), strict=True)
     masks = {text: each > threshold for text, each in maps}
     phrases = [
-        PhraseRecord(text, KIND, name, nothing, False, None, None, -1, matched=())
-        for text, name in zip(texts, names, strict=True)
+        absent_phrase(text, name, height, width) for text, name in zip(texts, names, strict=True)
     ]
     sure = dict(zip(texts, stages.agreements(answer, threshold) or (), strict=False))
     for each in phrase_outcomes(image_id, source, phrases, masks, probes=False):
         yield replace(each, agreement=sure.get(each.phrase))
-
-
-def _present(store: PhraseStore, image_id: str) -> set[str]:
-    """Every class that a phrase or an object of the photo has."""
-    named = {phrase.class_name for phrase in store.phrases(image_id)}
-    return named | {each.class_name for each in store.objects(image_id) or ()}
 
 
 def _rank(image_id: str, name: str) -> str:

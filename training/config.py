@@ -98,6 +98,9 @@ class DataSection:
     siblings: float = 0.0
     """Share of images whose phrases come class by class, those that tell siblings apart first; the
     others' are drawn at random."""
+    absent: int = 0
+    """Phrases beside an image's own that name a class which is certainly not in it, where its
+    source tells (`data.absent_phrases`): the answer to them is an empty mask."""
     augment: AugmentSection = field(default_factory=AugmentSection)
 
     def __post_init__(self) -> None:
@@ -105,6 +108,8 @@ class DataSection:
             raise ValueError("data.images_per_batch and phrases_per_image must be 1 or more")
         if not 0 <= self.siblings <= 1:
             raise ValueError("data.siblings must lie in 0..1")
+        if self.absent < 0:
+            raise ValueError("data.absent must be 0 or more")
         if any(size % 32 or not 0 <= share < 1 for share, size in self.sizes):
             raise ValueError("data.sizes must hold [share in 0..1, multiple of 32] pairs")
         if self.sizes and self.sizes[0][0] != 0:

@@ -72,3 +72,28 @@ def can_carry(carrier: str, thing: str) -> bool:
     if carrier in SEATS:
         return thing in SMALL_OBJECTS or thing in RIDERS
     return carrier in RIDDEN and thing in RIDERS
+
+
+# What photos of streets, facades and people who pose there do not show.
+INDOORS = _names(
+    """bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli
+    carrot, hot dog, pizza, donut, cake, couch, bed, dining table, toilet, tv, laptop, mouse, remote
+    keyboard, microwave, oven, toaster, sink, refrigerator, scissors, teddy bear, hair drier
+    toothbrush, elephant, bear, zebra, giraffe, cow, sheep, airplane, train, skis, snowboard
+    baseball glove, baseball bat, tennis racket, surfboard, frisbee, kite"""
+)
+
+# Garments that are told apart at a glance, with what is called by another's name now and then: of
+# an outfit whose photo names none, nothing is worn.
+OUTFITS = (
+    _names("hat"),
+    _names("scarf, cape"),
+    _names("tie"),
+    _names("gloves"),
+    _names("belt"),
+    _names("glasses, sunglasses"),
+    _names("bag, purse, wallet"),
+    _names("pants, jeans, leggings, shorts, suit, romper, jumper"),
+    _names("dress, skirt, romper, jumper, bodysuit, suit"),
+    LEGWEAR,
+)

@@ -21,6 +21,7 @@ from model.preprocess import Letterbox, letterbox_image, letterbox_mask, letterb
 from model.tokenizer import Tokenizer
 
 from ..config import DataSection
+from .absent_phrases import AbsentClasses
 from .lmdb_file import StoreError
 from .lmdb_store import PhraseStore
 from .object_labels import object_map, object_roles, stacked_roles
@@ -138,6 +139,8 @@ class TrainingBatches(Dataset[Batch]):
         assert 0 <= rank < world
         self.stores = (store, *_mixed_stores(data))
         self.order = build_order(store, data, seed)
+        shown = zip(self.stores, (images.image_ids for images in self.order.images), strict=True)
+        self.absent = AbsentClasses(list(shown)) if data.absent else None
         self.tokenizer, self.data, self.seed = tokenizer, data, seed
         self.image_size, self.word_length = image_size, word_length
         self.steps, self.accumulate, self.rank, self.world = steps, accumulate, rank, world
@@ -186,11 +189,14 @@ class TrainingBatches(Dataset[Batch]):
         image, records = store.photo(unit.image_id), store.phrases(unit.image_id)
         records = [records[place] for place in unit.phrases]
         scene = _Labelled(image, store.objects(unit.image_id) if self.with_objects else None)
+        absent = []
+        if self.absent is not None:
+            absent = self.absent.draw(store, unit.image_id, self.data.absent, rng)
         example = None
         if rng.random() < augment.crop:
-            example = self._cropped(scene, records, rng)
+            example = self._cropped(scene, records, absent, rng)
         if example is None:
-            example = scene.example(self._choose(records, rng))
+            example = scene.example([*self._choose(records, rng), *absent])
         if rng.random() < augment.flip:
             example = _mirrored(example)
         if augment.jitter:
@@ -204,9 +210,15 @@ class TrainingBatches(Dataset[Batch]):
         return [records[i] for i in rng.permutation(len(records))[:count]]
 
     def _cropped(
-        self, scene: _Labelled, records: list[PhraseRecord], rng: np.random.Generator
+        self,
+        scene: _Labelled,
+        records: list[PhraseRecord],
+        absent: list[PhraseRecord],
+        rng: np.random.Generator,
     ) -> _Example | None:
         """A crop with phrases that stay true in it, or None where none does.
+
+        What is absent from the photo is absent from the crop.
 
         Where an epoch passes over every phrase, None as soon as one would be lost.
         """
@@ -218,7 +230,9 @@ class TrainingBatches(Dataset[Batch]):
             if survives_crop(decode_rle(record.rle), crop)
         ]
         needed = len(records) if self.data.epoch == "phrases" else 1
-        return _cropped_to(crop, scene.example(kept)) if len(kept) >= needed else None
+        if len(kept) < needed:
+            return None
+        return _cropped_to(crop, scene.example([*kept, *absent]))
 
 
 @dataclass(frozen=True)
