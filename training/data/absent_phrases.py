@@ -20,6 +20,7 @@ from .phrase_records import PhraseRecord, encode_rle
 from .phrase_templates import class_phrase, noun_of
 
 KIND = "absent"
+_BLANK = 0.25  # share of photos that are asked for nothing at all
 _DRESSED = frozenset({"clothing-co-parsing"})
 _STREETS = frozenset({"clothing-co-parsing", "building-facade-segmentation"})
 
@@ -67,25 +68,17 @@ class AbsentClasses:
     def draw(
         self, store: PhraseStore, image_id: str, count: int, rng: np.random.Generator
     ) -> list[PhraseRecord]:
-        """At most `count` phrases of different classes; [] where nothing is known of the photo."""
+        """At most `count` phrases of different classes, and now and then one without words."""
         record = store.image(image_id)
         allowed = dict(self._candidates(record.source, present_classes(store, image_id)))
+        shares = np.array(list(allowed.values()), dtype=np.float64)
         count = min(count, len(allowed))
-        if not count:
-            return []
-        weights = np.array(list(allowed.values()), dtype=np.float64)
-        chosen = rng.choice(len(weights), count, replace=False, p=weights / weights.sum())
-        names = list(allowed)
+        chosen = rng.choice(list(allowed), count, False, shares / shares.sum()) if count else ()
         words = Random(int(rng.integers(1 << 32)))
-        return [
-            absent_phrase(
-                class_phrase(noun_of(names[each]), words.choice((1, 1, 2)), words),
-                names[each],
-                record.height,
-                record.width,
-            )
-            for each in chosen
-        ]
+        asked = [(str(name), _wording(str(name), words)) for name in chosen]
+        if words.random() < _BLANK:
+            asked.append(("", ""))
+        return [absent_phrase(text, name, record.height, record.width) for name, text in asked]
 
     def _candidates(self, source: str, present: Collection[str]) -> Iterator[tuple[str, float]]:
         """Names that the photo lacks, and how often they are asked for."""
@@ -98,3 +91,7 @@ class AbsentClasses:
                 if not outfit.intersection(present):
                     for name in outfit & self._worn.keys():
                         yield name, self._worn[name] / self._worn.total()
+
+
+def _wording(name: str, rng: Random) -> str:
+    return class_phrase(noun_of(name), rng.choice((1, 1, 2)), rng)
