@@ -14,6 +14,7 @@ from random import Random
 import numpy as np
 
 from .class_words import INDOORS, OUTFITS
+from .coco_annotations import POLICIES
 from .cutouts import COMPLETE_SOURCES
 from .lmdb_store import PhraseStore
 from .phrase_records import PhraseRecord, encode_rle
@@ -21,8 +22,9 @@ from .phrase_templates import class_phrase, noun_of
 
 KIND = "absent"
 _BLANK = 0.25  # share of photos that are asked for nothing at all
-_DRESSED = frozenset({"clothing-co-parsing"})
-_STREETS = frozenset({"clothing-co-parsing", "building-facade-segmentation"})
+_CLOTHES = "clothing-co-parsing"
+_DRESSED = frozenset({_CLOTHES})
+_STREETS = frozenset({_CLOTHES, "building-facade-segmentation"})
 
 
 def present_classes(store: PhraseStore, image_id: str) -> set[str]:
@@ -82,15 +84,22 @@ class AbsentClasses:
 
     def _candidates(self, source: str, present: Collection[str]) -> Iterator[tuple[str, float]]:
         """Names that the photo lacks, and how often they are asked for."""
-        for name, often in self._complete.items():
+        for name, often in sorted(self._complete.items()):  # sets have no order to repeat
             known = source in COMPLETE_SOURCES or (source in _STREETS and name in INDOORS)
             if known and name not in present:
                 yield name, often / self._complete.total()
         if source in _DRESSED:
-            for outfit in OUTFITS:
-                if not outfit.intersection(present):
-                    for name in outfit & self._worn.keys():
-                        yield name, self._worn[name] / self._worn.total()
+            for name, often in sorted(self._worn.items()):
+                if _not_worn(name, present):
+                    yield name, often / self._worn.total()
+
+
+def _not_worn(name: str, present: Collection[str]) -> bool:
+    """Whether nothing that is worn could be called so: neither by outfit nor by a broader name."""
+    outfits = [outfit for outfit in OUTFITS if name in outfit]
+    covers = POLICIES[_CLOTHES].covers
+    called = set(covers.get(name, ())) | {each for each, under in covers.items() if name in under}
+    return bool(outfits) and not called.union(*outfits).intersection(present)
 
 
 def _wording(name: str, rng: Random) -> str:
