@@ -95,9 +95,6 @@ def test_measured_rates_are_told_with_their_circumstances(network: SegVLM) -> No
             measured = row[stage]
             assert 0 < measured["p10_ms"] <= measured["median_ms"] <= measured["p90_ms"]
             assert measured["fps"] == pytest.approx(1000 * row["batch"] / measured["median_ms"])
-        # A whole pass does what both of its stages do.
-        slowest = max(row["image"]["p10_ms"], row["expression"]["p10_ms"])
-        assert row["whole"]["p90_ms"] > slowest
     assert "64 x 64, fp32, on " in rates.to_markdown()
 
 

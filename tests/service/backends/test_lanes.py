@@ -59,9 +59,9 @@ def test_an_error_is_raised_when_nothing_runs_any_more(failing: int) -> None:
         ended.add(part.start)
 
     with pytest.raises(MemoryError, match="none is left"):
-        lanes.run(9, work, work)
+        lanes.run(500, work, work)
     assert began == ended | {failing}
-    assert len(began) < 9, "nobody needs the rest"
+    assert len(began) < 500, "nobody needs the rest"
     assert lanes.run(2, lambda part: part.start, lambda part: -1) == [0, 1]
 
 
