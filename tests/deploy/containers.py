@@ -13,16 +13,16 @@ import signal
 import socket
 import subprocess
 import tarfile
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import PATIENCE, wait_until
+
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "python:3.11-slim-bookworm"
-PATIENCE = 120.0
 _BUILD_IMAGE = ROOT.parent / "shared" / "tools" / "build-image"
 
 # In a mount and a process namespace of its own: what `docker run --read-only` does, without a /tmp.
@@ -35,13 +35,6 @@ mount -t proc proc "$root/proc"
 mount -o remount,bind,ro "$root"
 exec chroot "$root" "$@"
 """
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited {PATIENCE:g} s for: {what}"
-        time.sleep(0.05)
 
 
 def output(command: Sequence[str], **options: Any) -> str:

@@ -9,7 +9,7 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-PATIENCE = 120  # seconds; only a test that fails waits this long
+from tests.waiting import PATIENCE, wait_until
+
 _FAREWELL = 30
 _STARTS = 3
 _TOKEN = uuid.uuid4().hex  # Ray reads it once in a process
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Poll until `condition` holds; fail with `what` when patience ends."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited {PATIENCE} s for: {what}"
-        time.sleep(0.05)
 
 
 class Cluster:

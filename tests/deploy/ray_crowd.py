@@ -16,7 +16,7 @@ import httpx
 from PIL import Image
 
 from service.backends.fake import COLOURS
-from tests.deploy.ray_cluster import PATIENCE, wait_until
+from tests.waiting import PATIENCE, wait_until
 
 
 @dataclass(frozen=True)

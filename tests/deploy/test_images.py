@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.containers import BASE, PATIENCE, ROOT
+from tests.deploy.containers import BASE, ROOT
+from tests.waiting import PATIENCE
 
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 EXTRAS = {

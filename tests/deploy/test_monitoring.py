@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -33,12 +33,12 @@ from deploy.grafana.prometheus_api import Prometheus, QueryFailed, Series
 from deploy.grafana.variables import everything, substitute
 from service.api_keys import make_key
 from tests.deploy.promql import always, selectors, shorten
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.long(60)
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-PATIENCE = 60.0
 WINDOW = 10  # seconds that rates look back here, at a scrape each second
 SCRAPES = 8  # before anything is asked
 KEY, LINE = make_key("anna")
@@ -167,13 +167,6 @@ def prometheus(directory: Path, addresses: list[str]) -> Iterator[Prometheus]:
 
         wait_until(scraped, f"{SCRAPES} scrapes of {addresses}")
         yield server
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited {PATIENCE:g} s for: {what}"
-        time.sleep(0.1)
 
 
 # -- who asks the service ---------------------------------------------------------------------

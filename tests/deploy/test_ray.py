@@ -19,8 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.app import create_app
 from service.loading import load_engine
 from service.settings import load_settings
-from tests.deploy.ray_cluster import PATIENCE, Cluster, local_cluster, wait_until
+from tests.deploy.ray_cluster import Cluster, local_cluster
 from tests.deploy.ray_crowd import Crowd, Question
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = [
     pytest.mark.slow,

@@ -16,9 +16,8 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -33,12 +32,12 @@ from websockets.sync.client import connect
 
 from service.errors import PROBLEM_MEDIA_TYPE, TooLarge
 from service.settings import load_settings
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.long(38)
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "deploy" / "nginx" / "segvlm.conf"
-PATIENCE = 60.0
 LOOPBACK = "127.0.0.1"
 
 
@@ -49,13 +48,6 @@ def photo() -> bytes:
 
 
 FORM: dict[str, Any] = {"files": {"image": photo()}, "data": {"expression": "the dog"}}
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited {PATIENCE:g} s for: {what}"
-        time.sleep(0.02)
 
 
 def free_port() -> int:

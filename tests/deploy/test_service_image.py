@@ -18,7 +18,8 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from tests.deploy.containers import BASE, PATIENCE, ROOT, Container, Engine, engine, wait_until
+from tests.deploy.containers import BASE, ROOT, Container, Engine, engine
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -25,16 +24,7 @@ from service.engine import Engine
 from service.metrics import Metrics
 from service.server import Server
 from service.settings import Settings
-
-PATIENCE = 60.0  # seconds; only a hanging test ever waits this long
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> None:
-    """Poll until `condition` holds; fail with `what` when patience ends."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited {PATIENCE:g} s for: {what}"
-        time.sleep(0.002)
+from tests.waiting import PATIENCE, wait_until
 
 
 def in_thread(call: Callable[[], Any]) -> list[Any]:

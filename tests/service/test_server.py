@@ -14,7 +14,8 @@ import httpx2 as httpx
 import pytest
 
 from service.server import Server
-from tests.service.conftest import in_thread, wait_until
+from tests.service.conftest import in_thread
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.long(40)
 

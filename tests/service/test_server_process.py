@@ -12,10 +12,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.service.conftest import in_thread, wait_until
-
-PATIENCE = 60.0
-
+from tests.service.conftest import in_thread
+from tests.waiting import PATIENCE, wait_until
 
 SERVE_SLOWLY = """
 import sys, time

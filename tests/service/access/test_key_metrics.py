@@ -11,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from service.metrics import ANONYMOUS
-from tests.service.streams.stream_client import wait_until
+from tests.waiting import wait_until
 
 
 def counted(service: Any) -> dict[tuple[str, str, str], float]:

@@ -6,22 +6,12 @@ import json
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-PATIENCE = 60.0
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Poll until `condition` holds; fail with `what` when patience ends."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited {PATIENCE:g} s for: {what}"
-        time.sleep(0.002)
-
+from tests.waiting import PATIENCE
 
 Step = Callable[["Handler"], None]
 

@@ -28,7 +28,6 @@ from service.client import (
 from tests.service.client.scripted_server import (
     DOCUMENT,
     GOOD,
-    PATIENCE,
     Step,
     answer,
     hang_up,
@@ -36,8 +35,8 @@ from tests.service.client.scripted_server import (
     reset_halfway,
     silence,
     trickle,
-    wait_until,
 )
+from tests.waiting import PATIENCE, wait_until
 
 ONCE = Retry(attempts=1)
 DEEP = answer(200, b"[" * 100_000)

@@ -19,7 +19,8 @@ from pycocotools.coco import COCO
 
 from service.__main__ import main
 from service.backends.fake import FakeBackend
-from tests.service.client.scripted_server import GOOD, Script, answer, playing, silence, wait_until
+from tests.service.client.scripted_server import GOOD, Script, answer, playing, silence
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)

@@ -13,16 +13,9 @@ import pytest
 
 from service.pipeline import Pipeline
 from service.server import Server
+from tests.waiting import PATIENCE, wait_until
 
 HOST = "images.example.org"
-PATIENCE = 30.0
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited for: {what}"
-        time.sleep(0.005)
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from PIL import Image
 from playwright.sync_api import Route
 from pycocotools import mask as coco_mask
 
-from tests.service.conftest import wait_until
 from tests.service.page.visits import Running, Visit, segment
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.long(20)
 

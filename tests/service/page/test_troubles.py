@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from playwright.sync_api import Route
 
-from tests.service.conftest import wait_until
 from tests.service.page.visits import Running, Visit, segment
+from tests.waiting import wait_until
 
 
 def test_file_that_is_no_picture(

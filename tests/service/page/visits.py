@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request
 
 from service.server import Server
-from tests.service.conftest import PATIENCE, wait_until
+from tests.waiting import PATIENCE, wait_until
 
 # Through a canvas of its own: the page's is not one that is read often.
 CANVAS = """() => {

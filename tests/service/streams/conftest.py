@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from service.server import Server
-from tests.service.streams.stream_client import PATIENCE, Stream, wait_until
+from tests.service.streams.stream_client import Stream
+from tests.waiting import PATIENCE, wait_until
 
 
 class Running:

@@ -12,7 +12,7 @@ from typing import Any
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.service.streams.stream_client import PATIENCE, wait_until
+from tests.waiting import PATIENCE, wait_until
 
 CLIENTS = 14
 

@@ -13,7 +13,7 @@ import httpx2 as httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.service.streams.stream_client import PATIENCE, wait_until
+from tests.waiting import PATIENCE, wait_until
 
 
 def test_stop_lets_streams_finish_what_they_have_begun_with(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.errors import problem_kinds
-from tests.service.streams.stream_client import PATIENCE, wait_until
+from tests.waiting import PATIENCE, wait_until
 
 
 @pytest.mark.parametrize(

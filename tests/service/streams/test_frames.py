@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pycocotools import mask as coco
 
-from tests.service.streams.stream_client import PATIENCE, wait_until
+from tests.waiting import PATIENCE, wait_until
 
 
 def test_result_is_the_answer_of_segment(

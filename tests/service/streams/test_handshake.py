@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from service.origins import origin_allowed
-from tests.service.streams.stream_client import PATIENCE, wait_until
+from tests.waiting import PATIENCE, wait_until
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from service.errors import RateLimited
 from service.frame_allowance import FrameAllowance
 from service.key_limits import KeyUse
 from service.metrics import ANONYMOUS, Metrics
-from tests.service.streams.stream_client import wait_until
+from tests.waiting import wait_until
 
 
 class Clock:
