@@ -127,6 +127,7 @@ def test_the_spread_over_seeds(
     files = []
     for seed, value in enumerate((0.40, 0.43, 0.46)):
         scores["all"]["mean_iou"] = value
+        scores["absent"]["n_acc"] = value
         (tmp_path / f"seed{seed}").mkdir()
         files.append(tmp_path / f"seed{seed}" / "scores.json")
         files[-1].write_text(json.dumps(scores), encoding="utf-8")
@@ -138,6 +139,8 @@ def test_the_spread_over_seeds(
     assert "| number | mean | spread | seed0 | seed1 | seed2 |" in told
     assert "| all phrases | 0.430 | 0.030 | 0.400 | 0.430 | 0.460 |" in told
     assert "| layouts, kind: size | " in told
+    assert "| photos, absent classes: N-acc | 0.430 | 0.030 | 0.400 | 0.430 | 0.460 |" in told
+    assert "photos, no target" not in told
 
     assert main(["seeds", names[0]]) == 2
     assert "needs two or more" in capsys.readouterr().err

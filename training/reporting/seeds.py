@@ -36,6 +36,12 @@ def seed_lines(contents: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             rows = [report.kinds.get(kind) if report else None for report in reports]
             values = [row["mean_iou"] if row else None for row in rows]
             yield _row(f"{title}, kind: {kind}", values)
+        for key, name in (("absent", "absent classes"), ("no_target", "no target")):
+            summaries = [getattr(report, key) if report else None for report in reports]
+            for share, short in (("n_acc", "N-acc"), ("t_acc", "T-acc"), ("auroc", "AUROC")):
+                values = [each[share] if each else None for each in summaries]
+                if any(value is not None for value in values):
+                    yield _row(f"{title}, {name}: {short}", values)
 
 
 def _row(title: str, values: Sequence[float | None]) -> str:
