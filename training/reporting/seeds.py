@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from training.no_target import NoTargetSummary
+
 from .goals import GOALS, Evaluation
 from .groups import Spread
 from .runs import fingerprint_of
@@ -36,12 +38,17 @@ def seed_lines(contents: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             rows = [report.kinds.get(kind) if report else None for report in reports]
             values = [row["mean_iou"] if row else None for row in rows]
             yield _row(f"{title}, kind: {kind}", values)
-        for key, name in (("absent", "absent classes"), ("no_target", "no target")):
-            summaries = [getattr(report, key) if report else None for report in reports]
-            for share, short in (("n_acc", "N-acc"), ("t_acc", "T-acc"), ("auroc", "AUROC")):
-                values = [each[share] if each else None for each in summaries]
-                if any(value is not None for value in values):
-                    yield _row(f"{title}, {name}: {short}", values)
+        absent = [report.absent if report else None for report in reports]
+        yield from _no_target_rows(f"{title}, absent classes", absent)
+        no_target = [report.no_target if report else None for report in reports]
+        yield from _no_target_rows(f"{title}, no target", no_target)
+
+
+def _no_target_rows(title: str, summaries: Sequence[NoTargetSummary | None]) -> Iterator[str]:
+    if any(summaries):
+        yield _row(f"{title}: N-acc", [each["n_acc"] if each else None for each in summaries])
+        yield _row(f"{title}: T-acc", [each["t_acc"] if each else None for each in summaries])
+        yield _row(f"{title}: AUROC", [each["auroc"] if each else None for each in summaries])
 
 
 def _row(title: str, values: Sequence[float | None]) -> str:
