@@ -89,8 +89,8 @@ def belonging(of: Places, to: Places) -> Tensor:
         sharp = reach.reciprocal().square()
         left += [a.square() * sharp, -2 * a * sharp, sharp]
         right += [ones, b, b.square()]
-    distance = torch.stack(left, dim=2) @ torch.stack(right, dim=1)
-    return torch.exp(-0.5 * F.relu(distance))
+    exponent = (-0.5 * torch.stack(left, dim=2)) @ torch.stack(right, dim=1)
+    return torch.exp(exponent.clamp(max=0.0))
 
 
 def comparisons(at: Places) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,7 +104,8 @@ def comparisons(at: Places) -> tuple[Tensor, Tensor, Tensor]:
 
 def _clearly_less(value: Tensor, by: float, blur: float) -> Tensor:
     """(B, N) -> (B, N, N): at i, j from 0 to 1 whether value j < value i by a clear margin."""
-    return torch.sigmoid((value.unsqueeze(2) - value.unsqueeze(1) - by) / blur)
+    scaled = value / blur
+    return torch.sigmoid((scaled - by / blur).unsqueeze(2) - scaled.unsqueeze(1))
 
 
 def _side(log_length: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import SegVLMConfig
@@ -163,7 +162,7 @@ class SegVLM(nn.Module):
         if self.geometry is None:
             return p3, p4, p5
         fine, coarse = self.geometry(*levels)
-        return torch.cat((p3, F.avg_pool2d(image, 8), fine), 1), torch.cat((p4, coarse), 1), p5
+        return torch.cat((p3, _mean_colours(image), fine), 1), torch.cat((p4, coarse), 1), p5
 
     def _class_map(
         self, pyramid: Pyramid, words: Tensor, state: Tensor, pad_mask: Tensor
@@ -186,6 +185,16 @@ class SegVLM(nn.Module):
     def geometry_of(p3: Tensor, p4: Tensor) -> tuple[Tensor, Tensor]:
         """The geometry maps (B, 5, h, w) within a pyramid with `config.selection`."""
         return p3[:, RGB - CUES :], p4[:, -GEOMETRY:]
+
+
+def _mean_colours(image: Tensor) -> Tensor:
+    """The mean of each square of 8 x 8 pixels: (B, 3, S, S) -> (B, 3, S/8, S/8).
+
+    Rows, then columns: a CPU's pooling is slow on three channels.
+    """
+    height, width = image.shape[2] // 8, image.shape[3] // 8
+    rows = image.reshape(-1, 3, height, 8, 8 * width).mean(3)
+    return rows.reshape(-1, 3, height, width, 8).mean(4)
 
 
 def build_segvlm(config: SegVLMConfig) -> SegVLM:

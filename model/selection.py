@@ -75,22 +75,30 @@ def relate(p3_cues: Tensor, p4_cues: Tensor) -> Relations:
     Without gradient: the geometry is learned by a loss of its own.
     """
     at, fine = places(p4_cues), places(p3_cues[:, RGB:])
-    shares = F.avg_pool2d(colour_shares(p3_cues[:, :RGB].detach()), 2)
-    colours = shares.flatten(2).transpose(1, 2)
+    colours = colour_shares(p3_cues[:, :RGB].detach())
     return Relations(at, belonging(at, at), comparisons(at), belonging(fine, at), colours)
 
 
 def colour_shares(rgb: Tensor) -> Tensor:
-    """Which of 4 x 4 x 4 colours each place has, softly: (B, 3, H, W) in -1..1 -> (B, 64, H, W).
+    """Which of 4 x 4 x 4 colours each place of stride 16 has, softly, from those of stride 8.
 
     Averaged over an object this is its histogram, in which a colour's name is a sum of entries:
     a sentence that names one has only to weigh them.
+
+    Args:
+        rgb: (B, 3, H, W) in -1..1, H and W even.
+
+    Returns:
+        (B, H/2 * W/2, 64); the colours come last, where a CPU's softmax is fast.
     """
     levels = torch.linspace(-1, 1, _SHADES, device=rgb.device, dtype=rgb.dtype)
     grid = torch.stack(torch.meshgrid(levels, levels, levels, indexing="ij")).flatten(1)  # (3, 64)
-    inner = torch.einsum("bchw,ck->bkhw", rgb, grid)
-    distance = grid.square().sum(0).view(1, -1, 1, 1) - 2 * inner  # less |rgb|^2, which all share
-    return torch.softmax(distance / (-2 * _SHADE_REACH**2), dim=1)
+    inner = rgb.flatten(2).transpose(1, 2) @ grid
+    distance = grid.square().sum(0) - 2 * inner  # less |rgb|^2, which all share
+    shares = torch.softmax(distance / (-2 * _SHADE_REACH**2), dim=2)
+    height, width = rgb.shape[2] // 2, rgb.shape[3] // 2
+    rows = shares.reshape(-1, height, 2, 2 * width, _COLOURS).mean(2)
+    return rows.reshape(-1, height, width, 2, _COLOURS).mean(3).flatten(1, 2)
 
 
 class SentenceReader(nn.Module):
@@ -190,7 +198,7 @@ class SelectionHead(nn.Module):
             _over_objects(seen.colours, same, own),
             self.token(tokens),
             _place_features(at),
-            _anchor_features(at, anchor.exp()),
+            anchor_features(at, anchor.exp()),
         ]
         alone = self.alone(torch.cat(features, dim=2), state)
         alone = _over_objects(alone.unsqueeze(2), same, own).squeeze(2)
@@ -233,39 +241,40 @@ _PLACE_FEATURES = 9
 
 def _place_features(at: Places) -> Tensor:
     """Where an object lies and how large it is: (B, N, 9), each about -1 to 1."""
-    x, y = 2 * at.x - 1, 2 * at.y - 1
+    centre = 2 * torch.stack((at.x, at.y), dim=2) - 1
     shape = at.width.log() - at.height.log()
-    each = (x, y, x * x, y * y, x * y, x.abs(), y.abs(), at.size + 1.6, shape)
-    return torch.stack(each, dim=2)
+    rest = torch.stack((at.size + 1.6, shape), dim=2)
+    product = centre[..., :1] * centre[..., 1:]
+    return torch.cat((centre, centre * centre, product, centre.abs(), rest), dim=2)
 
 
 _ANCHOR_FEATURES = 11
 
 
-def _anchor_features(at: Places, attention: Tensor) -> Tensor:
-    """How an object lies to the mean of what `attention` (B, N) looks at: (B, N, 11)."""
-    mean = [(attention * each).sum(1, keepdim=True) for each in (at.x, at.y, at.width, at.height)]
-    dx, dy = at.x - mean[0], at.y - mean[1]
-    gap_x = dx.abs() - 0.5 * (at.width + mean[2])  # below 0 where the boxes share columns
-    gap_y = dy.abs() - 0.5 * (at.height + mean[3])
-    within = torch.maximum(
-        dx.abs() - 0.5 * (mean[2] - at.width), dy.abs() - 0.5 * (mean[3] - at.height)
+def anchor_features(at: Places, attention: Tensor) -> Tensor:
+    """How an object lies to the mean of what `attention` (B, N) looks at: (B, N, 11).
+
+    Of both axes at once: a graph of many small operations costs a CPU more than its arithmetic.
+    """
+    centre, sides = torch.stack((at.x, at.y), dim=2), torch.stack((at.width, at.height), dim=2)
+    mean = attention.unsqueeze(1) @ torch.cat((centre, sides), dim=2)  # (B, 1, 4)
+    away = centre - mean[..., :2]
+    far = away.abs()
+    gap = far - 0.5 * (sides + mean[..., 2:])  # below 0 where the boxes share columns, or rows
+    within = (far - 0.5 * (mean[..., 2:] - sides)).amax(dim=2, keepdim=True)
+    square = (away * away).sum(dim=2, keepdim=True) + 1e-6
+    signs = torch.cat((8 * gap, 8 * within, away / 0.05), dim=2).tanh()
+    return torch.cat(
+        (
+            away,
+            square.sqrt(),
+            signs,
+            far[..., :1] - far[..., 1:],
+            torch.exp(square * (-0.5 / 0.08**2)),
+            gap.amax(dim=2, keepdim=True).clamp(-1, 1) * 4,
+        ),
+        dim=2,
     )
-    distance = (dx * dx + dy * dy + 1e-6).sqrt()
-    each = (
-        dx,
-        dy,
-        distance,
-        (8 * gap_x).tanh(),
-        (8 * gap_y).tanh(),
-        (8 * within).tanh(),
-        (dx / 0.05).tanh(),
-        (dy / 0.05).tanh(),
-        (dx.abs() - dy.abs()),
-        torch.exp(-0.5 * (distance / 0.08).square()),
-        torch.maximum(gap_x, gap_y).clamp(-1, 1) * 4,
-    )
-    return torch.stack(each, dim=2)
 
 
 _RANK_FEATURES = 6 * _RANKS + 3 + 3

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from model.config import PRESETS, preset_config
-from model.objects import GEOMETRY, belonging, comparisons, places
+from model.objects import GEOMETRY, Places, belonging, comparisons, places
 from model.segvlm import SegVLM, build_segvlm
-from model.selection import RGB, both, colour_shares, relate
+from model.selection import RGB, anchor_features, both, colour_shares, relate
 
 SIDE = 12  # places along a side of stride 16
 
@@ -153,11 +155,46 @@ def test_the_picture_s_own_colours_reach_the_second_map(network: SegVLM) -> None
 
 
 def test_colour_shares_add_up_and_tell_colours_apart() -> None:
-    rgb = torch.rand(2, 3, 5, 5) * 2 - 1
+    rgb = torch.rand(2, 3, 4, 6) * 2 - 1
     shares = colour_shares(rgb)
-    assert torch.allclose(shares.sum(1), torch.ones(2, 5, 5), atol=1e-5)
-    red, blue = (torch.tensor(c).view(1, 3, 1, 1) for c in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0)))
+    assert shares.shape == (2, 2 * 3, 64)
+    assert torch.allclose(shares.sum(2), torch.ones(2, 6), atol=1e-5)
+    red, blue = (
+        torch.tensor(c).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+        for c in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0))
+    )
     assert (colour_shares(red) * colour_shares(blue)).sum() < 0.01
+
+
+def test_a_place_of_stride_16_has_the_colours_of_its_own_four() -> None:
+    rgb = torch.rand(1, 3, 4, 6) * 2 - 1
+    square = colour_shares(rgb[:, :, 2:4, 4:6])
+    assert torch.allclose(colour_shares(rgb)[:, 1 * 3 + 2], square[:, 0], atol=1e-6)
+
+
+def test_the_features_of_an_anchor_are_what_they_are_called() -> None:
+    """0.1 x 0.4 at (0.2, 0.5), with attention wholly on 0.3 x 0.2 at (0.6, 0.4)."""
+    values = [(0.2, 0.6), (0.5, 0.4), (0.1, 0.3), (0.4, 0.2), (-1.6, -1.4)]
+    at = Places(*(torch.tensor([each]) for each in values))
+    found = anchor_features(at, torch.tensor([[0.0, 1.0]]))[0, 0]
+    dx, dy = 0.2 - 0.6, 0.5 - 0.4
+    gap_x, gap_y = 0.4 - 0.5 * (0.1 + 0.3), 0.1 - 0.5 * (0.4 + 0.2)
+    within = max(0.4 - 0.5 * (0.3 - 0.1), 0.1 - 0.5 * (0.2 - 0.4))
+    distance = math.hypot(dx, dy)
+    expected = [
+        dx,
+        dy,
+        distance,
+        math.tanh(8 * gap_x),
+        math.tanh(8 * gap_y),
+        math.tanh(8 * within),
+        math.tanh(dx / 0.05),
+        math.tanh(dy / 0.05),
+        abs(dx) - abs(dy),
+        math.exp(-0.5 * (distance / 0.08) ** 2),
+        4 * max(gap_x, gap_y),
+    ]
+    assert torch.allclose(found, torch.tensor(expected), atol=1e-4)
 
 
 def test_gradients_reach_everything_but_what_has_a_loss_of_its_own(
