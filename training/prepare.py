@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from training.data.coco_annotations import (
 from training.data.coco_ids import note_of_coco_photos
 from training.data.instances import make_phrases
 from training.data.lmdb_store import ImageRecord
-from training.data.phrase_choice import DEFAULT_LIMITS, PhraseLimits
+from training.data.phrase_choice import DEFAULT_LIMITS, DISCRIMINATIVE_LIMITS, PhraseLimits
 from training.data.store_building import (
     PrepareReport,
     ReadyPhoto,
@@ -42,6 +42,7 @@ def prepare_instances(
     policies: Mapping[str, AnnotationPolicy] = POLICIES,
     defaults: RowDefaults = AS_WRITTEN,
     sources: Sequence[str] = (),
+    discriminative: bool = False,
     show_progress: bool = True,
 ) -> PrepareReport:
     """Turn a COCO-format instance set into a phrase store; see `build_store`.
@@ -54,12 +55,19 @@ def prepare_instances(
         policies: what the masks of each image `source` mean; others get the default policy.
         defaults: what the file's image rows leave unsaid.
         sources: only photos of these; empty: all.
+        discriminative: only photos that have a phrase whose words beyond the class matter, with as
+            many such phrases as they allow; `limits` and the policies' `layout_limit` do not count.
 
     Raises:
         ValueError: the annotation file is unusable, no image could be read, or `out` holds
             something else. Faulty images and annotations are left out and listed in the report.
     """
-    source = InstanceSource(annotations, images_root, seed, limits, policies, defaults, sources)
+    if discriminative:
+        limits = DISCRIMINATIVE_LIMITS
+        policies = {name: replace(each, layout_limit=None) for name, each in policies.items()}
+    source = InstanceSource(
+        annotations, images_root, seed, limits, policies, defaults, sources, discriminative
+    )
     report = build_store(source, out, show_progress=show_progress)
     report.notes += source.notes
     return report
@@ -81,13 +89,14 @@ class InstanceSource:
         policies: Mapping[str, AnnotationPolicy] = POLICIES,
         defaults: RowDefaults = AS_WRITTEN,
         sources: Sequence[str] = (),
+        discriminative: bool = False,
     ) -> None:
         self._content = read_annotations(annotations, defaults)
         self._images = [row for row in self._content.images if not sources or row.source in sources]
         self._sources = sorted(sources)
         self._root, self._seed = images_root, seed
         self._limits, self._policies = limits, policies
-        self._defaults = defaults
+        self._defaults, self._discriminative = defaults, discriminative
         self._digest = file_digest(annotations)
 
     @property
@@ -105,6 +114,8 @@ class InstanceSource:
             settings["row_defaults"] = asdict(self._defaults)
         if self._sources:
             settings["sources"] = self._sources
+        if self._discriminative:
+            settings["discriminative"] = True
         return settings
 
     @property
@@ -146,6 +157,8 @@ class InstanceSource:
             seed=self._seed,
             limits=self._limits,
         )
+        if self._discriminative and not any(each.discriminative for each in made.phrases):
+            return None
         report.count(row.split, row.source, made.phrases, made.too_small)
         if not made.phrases:
             return None

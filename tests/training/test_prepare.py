@@ -353,3 +353,28 @@ def test_the_photo_pack(shared_dir: Path, tmp_path: Path) -> None:
             assert whole or phrase.discriminative
             if image.source == "clothing-co-parsing":
                 assert phrase.kind in ("class", "colour")
+
+
+def test_a_discriminative_store_has_the_photos_with_siblings_and_more_about_them(
+    tmp_path: Path,
+) -> None:
+    """Five dogs in a row give more ordinals than the usual three; one dog alone gives no photo."""
+    made = CocoFile(tmp_path)
+    row = [("dog", (4 + 24 * place, 40, 20 + 24 * place, 56)) for place in range(5)]
+    several = str(made.image(row, split="train"))
+    made.image(row[:1], split="train")
+    file = made.save()
+    stores = []
+    for discriminative in (False, True):
+        out = tmp_path / f"{discriminative}.lmdb"
+        prepare_instances(file, tmp_path, out, discriminative=discriminative, show_progress=False)
+        stores.append(PhraseStore(out))
+    usual, telling = stores
+    assert len(usual.image_ids("train")) == 2
+    assert telling.image_ids("train") == [several]
+    few, more = (
+        Counter(phrase.kind for phrase in store.phrases(several) if phrase.discriminative)
+        for store in stores
+    )
+    assert few["ordinal"] == 3 < more["ordinal"]
+    assert all(more[kind] >= few[kind] for kind in few)

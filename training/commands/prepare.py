@@ -42,6 +42,11 @@ def _declare_instances(data_sets: Commands) -> None:
         "--sources", default="", help="only photos of these sources, separated by commas"
     )
     instances.add_argument(
+        "--discriminative",
+        action="store_true",
+        help="only photos with phrases that tell things of a class apart, and more of these",
+    )
+    instances.add_argument(
         "--coco-ids",
         choices=COCO_ID_MODES,
         default="auto",
@@ -64,6 +69,7 @@ def _instances(options: argparse.Namespace) -> None:
         seed=options.seed,
         defaults=defaults,
         sources=[name.strip() for name in options.sources.split(",") if name.strip()],
+        discriminative=options.discriminative,
     )
     print(report.text())
 

@@ -34,6 +34,19 @@ class PhraseLimits:
 
 
 DEFAULT_LIMITS = PhraseLimits()
+DISCRIMINATIVE_LIMITS = PhraseLimits(
+    per_image=48,
+    per_kind=(
+        ("position", 12),
+        ("ordinal", 8),
+        ("size", 6),
+        ("relation", 8),
+        ("colour", 4),
+        ("class", 7),
+        ("plural", 3),
+    ),
+)
+"""For a store that is mixed in, so that there is more of what tells things of a class apart."""
 
 
 @dataclass(frozen=True)
