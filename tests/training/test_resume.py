@@ -167,11 +167,13 @@ def test_two_processes_learn_what_one_learns(ended: dict[str, Any], config: Path
     assert [sum(counts) for counts in two["counts"]] == [counts[0] for counts in one["counts"]]
     assert any(first != second for first, second in two["counts"]), "parts were to be unequal"
     assert torch.allclose(one["losses"], two["losses"], rtol=1e-6)  # summed in float32
-    for part in ("gradients", "weights", "average"):
+    # A shift that the next norm takes away has no gradient but rounding, 1e-14 of it, which AdamW
+    # divides by 1e-8: weights may differ by a hundred-thousandth of the learning rate.
+    for part, noise in (("gradients", 1e-12), ("weights", 1e-8), ("average", 1e-8)):
         assert one[part].keys() == two[part].keys()
         for name, value in one[part].items():
             error = (value.double() - two[part][name].double()).abs().max()
-            assert error <= 1e-6 * value.double().abs().max() + 1e-9, f"{part} {name}"
+            assert error <= 1e-6 * value.double().abs().max() + noise, f"{part} {name}"
 
 
 def _wait_for_a_checkpoint(out: Path, process: subprocess.Popen[str]) -> None:
