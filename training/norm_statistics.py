@@ -34,7 +34,7 @@ def measure_norms(network: SegVLM, batches: Iterable[tuple[Tensor, Tensor]]) -> 
         batches: images (B, S, S, 3) uint8 and tokens (B, L) int64, of the data to be trained on.
 
     Raises:
-        ValueError: if there is no batch.
+        ValueError: if there is a norm to measure and no batch.
     """
     parts = dict(network.named_modules())
     with torch.random.fork_rng(devices=()):
@@ -45,6 +45,8 @@ def measure_norms(network: SegVLM, batches: Iterable[tuple[Tensor, Tensor]]) -> 
         for layer, name in foldable_pairs(network)
         if _only_adds(parts[name])
     ]
+    if not lost:
+        return []
     moments = [_Moments() for _ in lost]
     handles = [
         each.norm.register_forward_pre_hook(seen.add)
@@ -105,7 +107,8 @@ def _renew(lost: _Lost, mean: Tensor, variance: Tensor) -> None:
     assert isinstance(norm, _BatchNorm)
     assert norm.running_mean is not None and norm.running_var is not None
     assert isinstance(layer.weight, Tensor) and isinstance(lost.new.weight, Tensor)
-    sizes, wanted = _rms(layer.weight, 1), _rms(lost.new.weight, 0)
+    sizes = layer.weight.flatten(1).square().mean(1).sqrt()
+    wanted = lost.new.weight.square().mean().sqrt()
     scale = torch.where(sizes > _DEAD * sizes.max(), wanted / sizes, 1.0)
     layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.dim() - 1)))
     if isinstance(layer.bias, Tensor):
@@ -115,8 +118,3 @@ def _renew(lost: _Lost, mean: Tensor, variance: Tensor) -> None:
     norm.running_var.copy_(spread)
     norm.weight.copy_((spread + norm.eps).sqrt() / scale)
     norm.bias.add_(mean)
-
-
-def _rms(weight: Tensor, first: int) -> Tensor:
-    """Root mean square over all dimensions, or from dimension `first` on."""
-    return weight.flatten(first).square().mean(-1).sqrt()

@@ -105,6 +105,13 @@ def test_a_norm_in_training_gives_about_what_it_gives_in_evaluation(
     assert (lost[2] - expected[2]).abs().mean() > 0.2 * expected[2].abs().mean()
 
 
+def test_norms_that_have_their_statistics_are_left_alone(network: SegVLM) -> None:
+    """As those of a bundle with its checkpoint: nothing is run, nothing changes."""
+    before = copy.deepcopy(network.state_dict())
+    assert measure_norms(network, []) == []
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
 def test_nothing_to_measure_on_is_told(default_bundle: Path) -> None:
     with pytest.raises(ValueError, match="at least one photo"):
         measure_norms(network_of(Bundle.load(default_bundle)), [])

@@ -41,24 +41,26 @@ PHOTOS, PHRASES = 64, 2
 """Photos whose activations set the ranges, and phrases of each."""
 
 CalibrationRequests = list[tuple[NDArray[np.uint8], NDArray[np.int64]]]
-"""A letterboxed photo (S, S, 3) and phrases about it (N, L), for each of M photos."""
+"""A letterboxed photo uint8 (S, S, 3) and phrases about it int64 (N, L), for each of M photos."""
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 def calibration_requests(
-    store: PhraseStore, tokenizer: Tokenizer, config: SegVLMConfig
+    store: PhraseStore, tokenizer: Tokenizer, config: SegVLMConfig, photos: int = PHOTOS
 ) -> CalibrationRequests:
-    """Training photos of a store, evenly spread over it.
+    """At most `photos` training photos of a store, evenly spread over it.
 
     Raises:
         ExportError: if none has a phrase.
     """
     ids = [image_id for image_id in store.image_ids("train") if store.phrase_count(image_id)]
     if not ids:
-        raise ExportError(f"{store.path} has no training photos to calibrate int8 on; add some")
+        raise ExportError(
+            f"{store.path} has no training photos to measure activations on; add some"
+        )
     requests = []
-    for image_id in ids[:: max(1, len(ids) // PHOTOS)][:PHOTOS]:
+    for image_id in ids[:: max(1, len(ids) // photos)][:photos]:
         square, _ = letterbox_image(store.photo(image_id), config.image_size)
         phrases = [phrase.phrase for phrase in store.phrases(image_id)[:PHRASES]]
         requests.append((square, tokenizer.encode(phrases, config.word_length).tokens))
