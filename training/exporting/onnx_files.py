@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -15,11 +16,16 @@ from torch import Tensor
 from model.folding import fold_batch_norms
 from model.segvlm import SegVLM
 
+from .attention_graph import attention
 from .errors import ExportError
 from .stages import Stage, StageModule, stages_with_inputs
 
 OPSET = 20
 """DeformConv is standard from 19; TensorRT 10 reads up to 20 and more."""
+
+_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.aten.scaled_dot_product_attention.default: attention
+}
 
 
 def export_graphs(model: SegVLM, directory: Path) -> None:
@@ -63,6 +69,7 @@ def _write_graph(module: StageModule, inputs: tuple[Tensor, ...], stage: Stage, 
             opset_version=OPSET,
             dynamo=True,
             dynamic_shapes=(tuple({0: batch} for _ in inputs),),
+            custom_translation_table=_TRANSLATIONS,
             external_data=False,
             verbose=False,
         )
