@@ -65,6 +65,9 @@ class SegVLMConfig:
     selection: bool = False
     """Answer class and selection as two maps, the selection by comparing objects and by the
     picture's own colours (`model.selection`; not in the paper)."""
+    optimal_threshold: bool = False
+    """Answer so that a half is each answer's own threshold (`model.optimal_threshold`; not in the
+    paper). It is set after training."""
 
     def __post_init__(self) -> None:
         if self.image_size <= 0 or self.image_size % 32:

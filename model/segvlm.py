@@ -16,6 +16,7 @@ from .image_encoder import Pyramid, build_image_encoder
 from .layers import running_statistics
 from .neck import Neck
 from .objects import GEOMETRY, GeometryHead
+from .optimal_threshold import OptimalThreshold
 from .projector import Projector
 from .selection import CUES, RGB, Relations, Selection, SelectionHead, SentenceReader, both, relate
 from .text_encoder import TextEncoder
@@ -57,6 +58,7 @@ class SegVLM(nn.Module):
         self.geometry = GeometryHead(self.image_encoder.channels) if config.selection else None
         self.reader = SentenceReader(config) if config.selection else None
         self.selection = SelectionHead(config) if config.selection else None
+        self.optimal_threshold = OptimalThreshold() if config.optimal_threshold else None
         mean, std = torch.tensor(config.mean) * 255, torch.tensor(config.std) * 255
         self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
@@ -105,7 +107,10 @@ class SegVLM(nn.Module):
         self, p3: Tensor, p4: Tensor, p5: Tensor, words: Tensor, state: Tensor, pad_mask: Tensor
     ) -> Tensor:
         """Answer expression i on image i: logits (B, S/4, S/4)."""
-        return self.decode_parts(p3, p4, p5, words, state, pad_mask).logits
+        logits = self.decode_parts(p3, p4, p5, words, state, pad_mask).logits
+        if self.optimal_threshold is None:
+            return logits
+        return self.optimal_threshold(logits)  # type: ignore[no-any-return]
 
     def decode_parts(
         self,

@@ -71,5 +71,8 @@ def _from_ours(config: SegVLMConfig, path: Path) -> tuple[SegVLM, ImportReport]:
     theirs, model = checkpoint.load(path), build_segvlm(config)
     tensors, wanted = theirs.state_dict(), model.state_dict()
     new = {name.partition(".")[0] + "." for name in wanted.keys() - tensors.keys()}
-    report = import_tensors(model, tensors, source=str(path), may_be_new=new)
+    # It belongs to the weights before they are trained on, and is set anew for those after.
+    aside = [n for n in tensors.keys() - wanted.keys() if n.startswith("optimal_threshold.")]
+    tensors = {name: value for name, value in tensors.items() if name not in aside}
+    report = import_tensors(model, tensors, source=str(path), may_be_new=new, left_over=aside)
     return model, report

@@ -13,7 +13,7 @@ from model.checkpoint import save
 from model.config import preset_config
 from model.segvlm import Decoded, SegVLM
 from tests.lively import lively
-from training.commands.checkpoint_source import open_checkpoint, refuse_selection_bias
+from training.commands.checkpoint_source import open_checkpoint
 from training.selection_bias import shift_selection
 
 
@@ -46,7 +46,11 @@ def test_a_checkpoint_is_opened_with_it(tmp_path: Path) -> None:
     save(network, tmp_path / "network.safetensors")
     opened = {
         bias: open_checkpoint(
-            Namespace(checkpoint=tmp_path / "network.safetensors", selection_bias=bias)
+            Namespace(
+                checkpoint=tmp_path / "network.safetensors",
+                selection_bias=bias,
+                optimal_threshold=None,
+            )
         ).eval()
         for bias in (None, -0.5)
     }
@@ -59,9 +63,3 @@ def test_a_checkpoint_is_opened_with_it(tmp_path: Path) -> None:
 def test_who_has_no_selection_is_told() -> None:
     with pytest.raises(ValueError, match="no selection"):
         shift_selection(_network(selection=False), 0.5)
-
-
-def test_a_bundle_has_its_own() -> None:
-    with pytest.raises(ValueError, match="leave it out"):
-        refuse_selection_bias(Namespace(selection_bias=0.5))
-    refuse_selection_bias(Namespace(selection_bias=None))

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import Commands
-from .checkpoint_source import add_selection_bias, open_checkpoint, refuse_selection_bias
+from .checkpoint_source import (
+    PAPER_THRESHOLD,
+    add_answer_options,
+    open_checkpoint,
+    refuse_answer_options,
+    usual_threshold,
+)
 
 if TYPE_CHECKING:
     from training.data.lmdb_store import PhraseStore
@@ -18,9 +24,6 @@ if TYPE_CHECKING:
     from training.frame_rate import FrameRates
     from training.outcomes import PhraseOutcome
     from training.predictors import Predictor
-
-PAPER_THRESHOLD = 0.35
-"""Of CRIS, the paper's baseline; what a checkpoint is scored with unless it is told otherwise."""
 
 LAYOUTS_TITLE = "**Layouts**, scenes with exact labels, by the same evaluation:"
 
@@ -51,9 +54,11 @@ def add(commands: Commands) -> None:
 
     model = parser.add_argument_group("of a model")
     model.add_argument(
-        "--threshold", type=float, help=f"default: the bundle's, else {PAPER_THRESHOLD}"
+        "--threshold",
+        type=float,
+        help=f"default: the bundle's, else {PAPER_THRESHOLD}, or 0.5 with --optimal-threshold",
     )
-    add_selection_bias(model)
+    add_answer_options(model)
     model.add_argument("--sweep", action="store_true", help="scores by threshold; not on test")
     model.add_argument("--no-probes", action="store_true", help="only the phrases themselves")
     model.add_argument(
@@ -100,6 +105,7 @@ def _check(options: argparse.Namespace) -> None:
         "--layouts": options.layouts,
         "--threshold": options.threshold is not None,
         "--selection-bias": options.selection_bias is not None,
+        "--optimal-threshold": options.optimal_threshold is not None,
         "--sweep": options.sweep,
         "--no-probes": options.no_probes,
         "--precision": options.precision != "fp32",
@@ -233,7 +239,7 @@ def _open_model(options: argparse.Namespace) -> _Model:
 
     precision, threshold = options.precision, options.threshold
     if options.bundle:
-        refuse_selection_bias(options)
+        refuse_answer_options(options)
         if precision == "bf16":
             raise ValueError("a bundle has no bf16 graphs; choose fp16 or int8, or leave it out")
         bundle = Bundle.load(options.bundle)
@@ -251,7 +257,7 @@ def _open_model(options: argparse.Namespace) -> _Model:
     predictor = TorchPredictor(network, clip_tokenizer(), device, autocast=precision != "fp32")
     return _Model(
         predictor,
-        PAPER_THRESHOLD if threshold is None else threshold,
+        usual_threshold(network) if threshold is None else threshold,
         lambda: network_frame_rates(network, device, precision=precision),
     )
 

@@ -11,8 +11,13 @@ from model.tokenizer import Tokenizer, clip_tokenizer
 from training.data.lmdb_store import PhraseStore
 
 from . import Commands
-from .checkpoint_source import add_selection_bias, open_checkpoint, refuse_selection_bias
-from .evaluate import PAPER_THRESHOLD
+from .checkpoint_source import (
+    PAPER_THRESHOLD,
+    add_answer_options,
+    open_checkpoint,
+    refuse_answer_options,
+    usual_threshold,
+)
 
 if TYPE_CHECKING:
     from model.bundle import BundleConfig
@@ -31,14 +36,18 @@ def add(commands: Commands) -> None:
         "--bundle", type=Path, help="a bundle to export again, with other artifacts for instance"
     )
     export.add_argument("--out", type=Path, required=True, help="directory to create")
-    add_selection_bias(export)
+    add_answer_options(export)
     export.add_argument("--overwrite", action="store_true")
     export.add_argument("--data", type=Path, help="phrase store: real input for the proof")
 
     about = export.add_argument_group("what the bundle says (default: what --bundle says)")
     about.add_argument("--name", help="default: the preset")
     about.add_argument("--version", help="default: 1")
-    about.add_argument("--threshold", type=float, help=f"default: {PAPER_THRESHOLD}")
+    about.add_argument(
+        "--threshold",
+        type=float,
+        help=f"default: {PAPER_THRESHOLD}, or 0.5 with --optimal-threshold",
+    )
     about.add_argument("--scores", type=Path, help="JSON of `evaluate --json`")
     about.add_argument("--training", type=Path, help="JSON or YAML that tells how it was made")
 
@@ -112,7 +121,7 @@ def _source(options: argparse.Namespace) -> tuple[SegVLM, Tokenizer, Description
     from training.exporting.recovery import network_of
 
     if options.bundle:
-        refuse_selection_bias(options)
+        refuse_answer_options(options)
         bundle = Bundle.load(options.bundle)
         model, tokenizer, known = network_of(bundle), bundle.tokenizer(), bundle.config
         description = Description(
@@ -120,7 +129,7 @@ def _source(options: argparse.Namespace) -> tuple[SegVLM, Tokenizer, Description
         )
     else:
         model, tokenizer = open_checkpoint(options), clip_tokenizer()
-        description = Description(model.config.preset, "1", PAPER_THRESHOLD, {}, {})
+        description = Description(model.config.preset, "1", usual_threshold(model), {}, {})
     told = {
         "name": options.name,
         "version": options.version,

@@ -48,7 +48,8 @@ def network_of(bundle: Bundle) -> SegVLM:
                 word_length=config.word_length,
                 mean=config.mean,
                 std=config.std,
-                selection=_has_selection(graphs),
+                selection=_has(graphs, "selection"),
+                optimal_threshold=_has(graphs, "optimal_threshold"),
             )
         ).eval()
         _restore(model, graphs)
@@ -66,10 +67,10 @@ def network_of(bundle: Bundle) -> SegVLM:
     return model
 
 
-def _has_selection(graphs: list[onnx.GraphProto]) -> bool:
-    """Whether the network has the second map: config.json names its preset alone."""
+def _has(graphs: list[onnx.GraphProto], part: str) -> bool:
+    """Whether the network has a part that config.json does not tell: it names the preset alone."""
     names = (tensor.name for graph in graphs for tensor in graph.initializer)
-    return any(name.startswith(f"{_PREFIX}selection.") for name in names)
+    return any(name.startswith(f"{_PREFIX}{part}.") for name in names)
 
 
 def _restore(model: SegVLM, graphs: list[onnx.GraphProto]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from training.commands.evaluate import PAPER_THRESHOLD
+from training.commands.checkpoint_source import PAPER_THRESHOLD
 from training.data.lmdb_store import PhraseStore
 
 from .charts import CHART_METRICS, ablation_chart, curves_chart, gains_chart, precision_chart
