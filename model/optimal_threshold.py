@@ -22,7 +22,7 @@ FACTORS = (0.1, 1.9)
 _FIRST, _ROUNDS = 0.25, 3
 """The first threshold, as a share of a map's largest probability, and how often it is bettered."""
 _SMALLEST = 1e-3
-"""Of thresholds and of sums that are divided by."""
+"""Threshold, before its logit."""
 _EMPTY = -1.0
 """Largest logit of an answer that is to be empty at threshold a half."""
 
