@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from service import folder_command
 from service.__main__ import main
 from service.backends.fake import FakeBackend
 from tests.service.client.scripted_server import GOOD, Script, answer, playing, silence
@@ -239,9 +240,14 @@ def test_options_of_a_folder_are_refused_for_a_photo(
 
 
 def test_a_refused_key_ends_the_run_and_keeps_what_is_done(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "key").write_text("secret\n")
+    # One at a time: a refusal that overtakes an answer leaves that photo to the next run.
+    monkeypatch.setattr(folder_command, "_TOGETHER", 1)
     refusal = answer(401, b'{"reason": "unauthorized", "detail": "send a key"}')
     with playing(*[GOOD] * 3, refusal) as script:
         assert run(folder, "--server", script.url, "--api-key-file", str(tmp_path / "key")) == 2
