@@ -65,7 +65,6 @@ def best_expected_iou(probability: Tensor) -> Tensor:
     """The largest IoU that a mask of each map may expect: (B, N) -> (B, 1)."""
     whole = probability.mean(1, keepdim=True)
     threshold = _FIRST * probability.amax(1, keepdim=True)
-    iou = whole
     for _ in range(_ROUNDS):
         inside = (probability > threshold).to(probability.dtype)
         within = (probability * inside).mean(1, keepdim=True)

@@ -31,7 +31,7 @@ def add_answer_options(parser: argparse._ActionsContainer) -> None:
         nargs=2,
         metavar=("FACTOR", "LEAST_IOU"),
         help="answer each expression at FACTOR times the threshold that promises the most IoU (1 "
-        "for calibrated probabilities), and with nothing where that is below LEAST_IOU",
+        "for calibrated probabilities), and with nothing where that IoU is below LEAST_IOU",
     )
 
 
