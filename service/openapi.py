@@ -44,6 +44,7 @@ FOREIGN_ERRORS: Mapping[str, type[BaseModel]] = {
 def _options_as_text() -> dict[str, dict[str, Any]]:
     """The options' schemas where each is text, which has no null."""
     options: dict[str, dict[str, Any]] = SegmentOptions.model_json_schema()["properties"]
+    options["threshold"]["example"] = 0.5  # else `/docs` takes 1, above which nothing is
     for schema in options.values():
         for alternative in schema.pop("anyOf", ()):
             if alternative == {"type": "null"}:
@@ -65,7 +66,8 @@ def _form_schema() -> dict[str, Any]:
                 "format": "binary",
                 "description": "A JPEG, PNG, WebP, GIF or BMP file.",
             },
-            "image_url": {"type": "string", "minLength": 1, "description": IMAGE_URL},
+            # The example is what `/docs` sends besides a file unless it is told otherwise.
+            "image_url": {"type": "string", "description": IMAGE_URL, "example": ""},
             "expression": {
                 "type": "array",
                 "items": _EXPRESSION,

@@ -124,9 +124,11 @@ def _options_of(pairs: Iterable[tuple[str, str]], place: str) -> dict[str, Any]:
 
 
 def _merge(query: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-    twice = sorted(query.keys() & body.keys())
-    if twice:
-        raise InvalidField([(name, "given in the query and in the body") for name in twice])
+    both = query.keys() & body.keys()
+    unlike = sorted(name for name in both if query[name] != body[name])
+    if unlike:
+        told = "given in the query and, not the same, in the body; give it once"
+        raise InvalidField([(name, told) for name in unlike])
     return {**query, **body}
 
 
@@ -215,6 +217,8 @@ def decode_base64(text: str, field: str = "image") -> bytes:
 
 # -- multipart --------------------------------------------------------------------------------
 
+_EMPTY_BOXES = (b"", ImageUrl(""))
+
 
 @dataclass(slots=True)
 class _Part:
@@ -294,7 +298,7 @@ def _parse_multipart(
         raise MalformedBody(
             "the Content-Type has no boundary; let the HTTP client set the header of a form itself"
         )
-    max_parts = 1 + settings.max_expressions + len(_OPTIONS)
+    max_parts = 2 + settings.max_expressions + len(_OPTIONS)
     images: list[bytes | ImageUrl] = []
     expressions: list[str] = []
     pairs: list[tuple[str, str]] = []
@@ -311,6 +315,8 @@ def _parse_multipart(
         else:
             known = ", ".join(("image", "image_url", "expression", *_OPTIONS))
             raise InvalidField([(name[:64], f"unknown field of the form; known are {known}")])
+    # A page's form sends its empty boxes, too: of a file and an address, the one that was left.
+    images = [each for each in images if each not in _EMPTY_BOXES] or images
     missing = []
     if len(images) != 1:
         missing.append(

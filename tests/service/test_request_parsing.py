@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from service.errors import CallerError, InvalidField, MalformedBody, UnsupportedMedia
-from service.request_parsing import RawRequest, SegmentTask, parse_task
+from service.request_parsing import ImageUrl, RawRequest, SegmentTask, parse_task
 from service.settings import Settings
 
 LIMITS = Settings(max_expressions=3, max_expression_length=20)
@@ -181,9 +181,29 @@ def test_misspelt_query_is_refused_and_not_ignored() -> None:
         parse_json(document(), treshold="0.3")
 
 
-def test_option_in_query_and_body_is_refused() -> None:
-    with pytest.raises(InvalidField, match="in the query and in the body"):
+def test_option_that_query_and_body_disagree_on_is_refused() -> None:
+    with pytest.raises(InvalidField, match=r"threshold: given in the query and.*in the body"):
         parse_json(document(threshold=0.4), threshold="0.3")
+
+
+def test_option_may_be_said_twice() -> None:
+    parts = [("image", b"x"), ("expression", "a"), ("threshold", "0.3")]
+    assert parse(form(*parts), threshold="0.3").options.threshold == 0.3
+    assert parse_json(document(format="png"), format="png").options.format == "png"
+
+
+@pytest.mark.parametrize(
+    ("boxes", "chosen"),
+    [
+        ([("image", b"x"), ("image_url", "")], b"x"),
+        ([("image", b""), ("image_url", "https://a.org/b.png")], ImageUrl("https://a.org/b.png")),
+        ([("image", b"")], b""),  # refused later, as a file that is no photo
+    ],
+)
+def test_empty_boxes_of_a_form_are_left_out(
+    boxes: list[tuple[str, bytes | str]], chosen: bytes | ImageUrl
+) -> None:
+    assert parse(form(*boxes, ("expression", "a"))).image == chosen
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "image/jpeg", "a;b;c"])

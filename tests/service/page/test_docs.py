@@ -45,6 +45,22 @@ def test_operations_are_shown_and_can_be_tried(
     probe.locator(".live-responses-table td.response-col_status", has_text="200").wait_for()
 
 
+def test_photo_can_be_sent_from_there(
+    serve: Callable[..., Running], visit: Callable[..., Visit], small_photo: bytes
+) -> None:
+    tab = visit(f"{serve().url}docs")
+    segment = tab.page.locator("#operations-default-segment_segment_post")
+    segment.locator("button.opblock-summary-control").click()
+    segment.locator("text=Try it out").click()
+    segment.locator("input[type=file]").set_input_files(
+        files=[{"name": "photo.png", "mimeType": "image/png", "buffer": small_photo}]
+    )
+    segment.locator("button.execute").click()
+    table = segment.locator(".live-responses-table")
+    table.locator("td.response-col_status", has_text="200").wait_for()
+    assert '"score"' in table.inner_text()
+
+
 def test_link_leads_there(serve: Callable[..., Running], visit: Callable[..., Visit]) -> None:
     tab = visit(serve().url)
     tab.page.click("header >> text=API")
