@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Route
+from playwright.sync_api import FilePayload, Route
 
 from tests.service.page.visits import Running, Visit
 
@@ -52,9 +52,8 @@ def test_photo_can_be_sent_from_there(
     segment = tab.page.locator("#operations-default-segment_segment_post")
     segment.locator("button.opblock-summary-control").click()
     segment.locator("text=Try it out").click()
-    segment.locator("input[type=file]").set_input_files(
-        files=[{"name": "photo.png", "mimeType": "image/png", "buffer": small_photo}]
-    )
+    photo = FilePayload(name="photo.png", mimeType="image/png", buffer=small_photo)
+    segment.locator("input[type=file]").set_input_files(photo)
     segment.locator("button.execute").click()
     table = segment.locator(".live-responses-table")
     table.locator("td.response-col_status", has_text="200").wait_for()
