@@ -124,8 +124,11 @@ def _options_of(pairs: Iterable[tuple[str, str]], place: str) -> dict[str, Any]:
 
 
 def _merge(query: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-    both = query.keys() & body.keys()
-    unlike = sorted(name for name in both if query[name] != body[name])
+    unlike = [
+        name
+        for name in sorted(query.keys() & body.keys())
+        if validate_options({name: query[name]}) != validate_options({name: body[name]})
+    ]
     if unlike:
         told = "given in the query and, not the same, in the body; give it once"
         raise InvalidField([(name, told) for name in unlike])

@@ -189,6 +189,7 @@ def test_option_that_query_and_body_disagree_on_is_refused() -> None:
 def test_option_may_be_said_twice() -> None:
     parts = [("image", b"x"), ("expression", "a"), ("threshold", "0.3")]
     assert parse(form(*parts), threshold="0.3").options.threshold == 0.3
+    assert parse_json(document(threshold=0.3), threshold="0.30").options.threshold == 0.3
     assert parse_json(document(format="png"), format="png").options.format == "png"
 
 
