@@ -126,7 +126,7 @@ class Settings(BaseSettings):
         description="where: auto, cpu, cuda, tensorrt (with onnx); cuda:1 is the second GPU",
     )
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = Field(
-        "auto", description="what the model computes in; auto suits the device"
+        "auto", description="what the model computes in; auto suits the device and the bundle"
     )
     compile: bool = Field(
         True, description="compile the model with the torch backend on a GPU; a slower start"

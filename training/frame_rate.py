@@ -165,12 +165,13 @@ def bundle_frame_rates(
     repeats: int = 7,
     warm_up: int = 2,
     threads: int = 0,
-    precision: str = "fp32",
+    precision: str | None = None,
 ) -> FrameRates:
     """Of a bundle's ONNX graphs on the CPU; `threads` as in `OnnxGraphs`, `precision` as in
-    `Bundle.graphs`."""
+    `Bundle.graphs`, or without one the service's choice."""
     import onnxruntime
 
+    precision = precision or bundle.cpu_precision
     config, graphs = bundle.config, OnnxGraphs(bundle.graphs(precision), threads)
 
     def measure(batch: int) -> dict[str, StageRate]:

@@ -216,15 +216,15 @@ class BundlePredictor(GraphsPredictor):
     """Runs a bundle's three ONNX graphs on the CPU, as the service's default backend does.
 
     `threads`: of ONNX Runtime, 0 = its own choice. `precision`: "fp32", or one of the variants that
-    the bundle has; BundleError for others.
+    the bundle has; BundleError for others. Without one it is the service's choice.
     """
 
     def __init__(
-        self, bundle: Bundle, threads: int = 0, batch_size: int = 8, precision: str = "fp32"
+        self, bundle: Bundle, threads: int = 0, batch_size: int = 8, precision: str | None = None
     ) -> None:
         from training.onnx_graphs import OnnxGraphs
 
-        graphs = OnnxGraphs(bundle.graphs(precision), threads)
+        graphs = OnnxGraphs(bundle.graphs(precision or bundle.cpu_precision), threads)
         config = bundle.config
         super().__init__(
             graphs, bundle.tokenizer(), config.image_size, config.word_length, batch_size

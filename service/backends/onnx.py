@@ -42,7 +42,7 @@ class OnnxBackend:
     def __init__(self, bundle: Bundle, options: LoadOptions) -> None:
         """Raises BundleError for a graph that cannot be run, ValueError for other options."""
         self.precision: Precision = supported_precision(
-            self.name, options.precision, ("fp32", "int8"), "fp32"
+            self.name, options.precision, ("fp32", "int8"), bundle.cpu_precision
         )
         cores = options.threads or usable_cores()
         self.batch_sizes = batch_sizes(options, max(LARGEST_BATCH, cores), padded=False)

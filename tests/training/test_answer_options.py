@@ -1,24 +1,31 @@
-"""`--optimal-threshold`: set on a checkpoint after training, and kept by what is made of it."""
+"""What is set of a network after training: its threshold, and the side of its input."""
 
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from model.bundle import Bundle
 from model.checkpoint import load, save
 from model.config import preset_config
 from model.segvlm import SegVLM
 from tests.lively import lively
+from training import export
+from training.__main__ import main
 from training.commands.checkpoint_source import (
     PAPER_THRESHOLD,
     open_checkpoint,
     refuse_answer_options,
+    set_image_size,
     usual_threshold,
 )
+from training.export import Description
 from training.import_weights import initial_model
 from training.optimal_threshold import set_optimal_threshold
 
@@ -81,3 +88,41 @@ def test_a_bundle_has_its_own(name: str) -> None:
 def test_values_that_make_no_threshold_are_refused(checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="factor of a threshold"):
         opened(checkpoint, [3.0, 0.2])
+
+
+def test_another_side_than_it_was_trained_with(checkpoint: Path) -> None:
+    network = opened(checkpoint, None)
+    set_image_size(network, 96)
+    assert network.config == replace(CONFIG, image_size=96)
+    with pytest.raises(ValueError, match="multiple of 32, not 100"):
+        set_image_size(network, 100)
+
+
+def test_a_bundle_is_exported_at_another_side_without_its_scores(
+    default_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Bundle.load(default_bundle).config
+    assert known.scores
+    told: list[tuple[int, Description]] = []
+
+    def keep(
+        network: SegVLM, _: object, __: object, about: Description, *___: Any, **____: Any
+    ) -> Any:
+        told.append((network.config.image_size, about))
+        return known
+
+    monkeypatch.setattr(export, "export_bundle", keep)
+    command = ["export", "--bundle", str(default_bundle), "--out", str(tmp_path / "out")]
+    assert main([*command, "--image-size", "256"]) == 0
+    assert main([*command, "--image-size", str(known.image_size)]) == 0
+    assert [side for side, _ in told] == [256, known.image_size]
+    assert [about.scores for _, about in told] == [{}, known.scores]
+    assert [about.training for _, about in told] == [known.training] * 2
+
+
+def test_a_bundle_is_scored_at_its_own_side(
+    default_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "--bundle", str(default_bundle), "--data", str(tmp_path)]
+    assert main([*command, "--image-size", "256"]) == 2
+    assert "`export --bundle ... --image-size`" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +34,21 @@ def add_answer_options(parser: argparse._ActionsContainer) -> None:
         help="answer each expression at FACTOR times the threshold that promises the most IoU (1 "
         "for calibrated probabilities), and with nothing where that IoU is below LEAST_IOU",
     )
+
+
+def add_image_size(parser: argparse._ActionsContainer) -> None:
+    """Declare `--image-size`."""
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="side of the input, a multiple of 32: another than it was trained with",
+    )
+
+
+def set_image_size(network: SegVLM, side: int) -> None:
+    """Let `network` read squares of `side` pixels; ValueError unless 32 divides it."""
+    network.config = replace(network.config, image_size=side)
 
 
 def refuse_answer_options(options: argparse.Namespace) -> None:

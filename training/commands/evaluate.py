@@ -12,8 +12,10 @@ from . import Commands
 from .checkpoint_source import (
     PAPER_THRESHOLD,
     add_answer_options,
+    add_image_size,
     open_checkpoint,
     refuse_answer_options,
+    set_image_size,
     usual_threshold,
 )
 
@@ -59,13 +61,14 @@ def add(commands: Commands) -> None:
         help=f"default: the bundle's, else {PAPER_THRESHOLD}, or 0.5 with --optimal-threshold",
     )
     add_answer_options(model)
+    add_image_size(model)
     model.add_argument("--sweep", action="store_true", help="scores by threshold; not on test")
     model.add_argument("--no-probes", action="store_true", help="only the phrases themselves")
     model.add_argument(
         "--precision",
         choices=("fp32", "bf16", "fp16", "int8"),
-        default="fp32",
-        help="bf16: a checkpoint on a GPU; fp16, int8: the bundle's graphs of that precision",
+        help="default: fp32, or int8 of a bundle that has it, as the service on a CPU; "
+        "bf16: a checkpoint on a GPU; fp16, int8: the bundle's graphs of that precision",
     )
     model.add_argument(
         "--write-predictions", type=Path, metavar="DIR", help="1-bit {task_id}.png of every phrase"
@@ -106,9 +109,10 @@ def _check(options: argparse.Namespace) -> None:
         "--threshold": options.threshold is not None,
         "--selection-bias": options.selection_bias is not None,
         "--optimal-threshold": options.optimal_threshold is not None,
+        "--image-size": options.image_size is not None,
         "--sweep": options.sweep,
         "--no-probes": options.no_probes,
-        "--precision": options.precision != "fp32",
+        "--precision": options.precision is not None,
         "--write-predictions": options.write_predictions,
         "--fps": options.fps,
     }
@@ -237,12 +241,18 @@ def _open_model(options: argparse.Namespace) -> _Model:
     from training.frame_rate import bundle_frame_rates, network_frame_rates
     from training.predictors import BundlePredictor, TorchPredictor
 
-    precision, threshold = options.precision, options.threshold
+    precision, threshold = options.precision or "fp32", options.threshold
     if options.bundle:
         refuse_answer_options(options)
         if precision == "bf16":
             raise ValueError("a bundle has no bf16 graphs; choose fp16 or int8, or leave it out")
+        if options.image_size is not None:
+            raise ValueError(
+                "--image-size is for a checkpoint, a bundle's graphs have theirs; make one of that "
+                "size with `export --bundle ... --image-size` and score it"
+            )
         bundle = Bundle.load(options.bundle)
+        precision = options.precision or bundle.cpu_precision
         return _Model(
             BundlePredictor(bundle, precision=precision),
             bundle.config.threshold if threshold is None else threshold,
@@ -254,6 +264,8 @@ def _open_model(options: argparse.Namespace) -> _Model:
     if precision != "fp32" and device.type != "cuda":
         raise ValueError(f"--precision {precision} needs a GPU and there is none; leave it out")
     network = open_checkpoint(options).to(device)
+    if options.image_size is not None:
+        set_image_size(network, options.image_size)
     predictor = TorchPredictor(network, clip_tokenizer(), device, autocast=precision != "fp32")
     return _Model(
         predictor,

@@ -18,6 +18,7 @@ from model.segvlm import SegVLM
 
 from .attention_graph import attention
 from .errors import ExportError
+from .half_tables import halve_tables
 from .stages import Stage, StageModule, stages_with_inputs
 
 OPSET = 20
@@ -40,6 +41,7 @@ def export_graphs(model: SegVLM, directory: Path) -> None:
     for stage, module, inputs in stages_with_inputs(fold_batch_norms(model)):
         path = directory / f"{stage.name}.onnx"
         _write_graph(module, inputs, stage, path)
+        halve_tables(path)
         foreign = non_standard_operators(path)
         if foreign:
             raise ExportError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -75,7 +76,7 @@ def _has(graphs: list[onnx.GraphProto], part: str) -> bool:
 
 def _restore(model: SegVLM, graphs: list[onnx.GraphProto]) -> None:
     """Load what the graphs hold into `model`. Raises ValueError if that is not all."""
-    found: dict[str, NDArray[np.float32]] = {}
+    found: dict[str, NDArray[Any]] = {}
     folded: dict[str, NDArray[np.float32]] = {}
     for graph in graphs:
         values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -105,7 +106,7 @@ def _products(
     """Weights of linear layers, which the exporter has transposed and renamed.
 
     Each is told by what is added to its product, the layer's bias; the one without a bias by what
-    it multiplies, the token embedding.
+    it multiplies, the token embedding, which a cast may follow.
     """
     maker = {name: node for node in graph.node for name in node.output}
     found = {}
@@ -124,12 +125,10 @@ def _products(
                     found[name] = values[product.input[1]].T
                     with_bias.add(product.output[0])
     for node in graph.node:
-        if (
-            node.op_type == "MatMul"
-            and node.output[0] not in with_bias
-            and made_by(node.input[0], "Gather")
-            and node.input[1] in values
-        ):
+        if node.op_type != "MatMul" or node.output[0] in with_bias or node.input[1] not in values:
+            continue
+        widened = made_by(node.input[0], "Cast")
+        if made_by(widened.input[0] if widened else node.input[0], "Gather"):
             found["text_encoder.embedding_lift.weight"] = values[node.input[1]].T
     return found
 

@@ -113,9 +113,9 @@ def _load_graphed(request: pytest.FixtureRequest) -> LoadedModel:
 
 CASES: dict[str, Case] = {
     "fake": Case(_load_fake, lively=False),
-    "onnx-cpu": Case(_load("onnx", device="cpu")),
-    "onnx-lanes": Case(_load("onnx", device="cpu", threads=3)),
-    "onnx-default": Case(_load("onnx", "default_bundle", device="cpu"), lively=False),
+    "onnx-cpu": Case(_load("onnx", device="cpu", precision="fp32")),
+    "onnx-lanes": Case(_load("onnx", device="cpu", precision="fp32", threads=3)),
+    "onnx-default": Case(_load("onnx", "default_bundle", device="cpu"), INT8, lively=False),
     "onnx-cpu-int8": Case(_load("onnx", device="cpu", precision="int8"), INT8),
     "onnx-bound": Case(_load_bound("fp32")),
     "onnx-bound-fp16": Case(_load_bound("fp16"), FP16),
