@@ -71,7 +71,9 @@ def export_int8(directory: Path, requests: CalibrationRequests) -> None:
     """Write `{stage}.int8.onnx` for each of `STAGES` beside the float32 graphs of `directory`.
 
     Weights have 7 bits and a scale for each output channel. The eighth would let the 16-bit sums of
-    processors without VNNI overflow, and a bundle should answer alike everywhere.
+    processors without VNNI overflow, and a bundle should answer alike everywhere. An activation's
+    range is the mean of its ranges on the photos, not the widest: that of one photo would cost all
+    others resolution.
     """
     inputs = _calibration_inputs(directory, requests)
     for stage in STAGES:
@@ -92,6 +94,7 @@ def export_int8(directory: Path, requests: CalibrationRequests) -> None:
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
+                extra_options={"CalibMovingAverage": True},
             )
 
 
