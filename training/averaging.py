@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -17,8 +18,11 @@ from model.segvlm import SegVLM
 def average(networks: Sequence[SegVLM], shares: Sequence[float]) -> SegVLM:
     """The weighted mean of floating point weights and statistics, in the first network, returned.
 
-    What counts (a batch norm's number of batches) stays the first's. Raises ValueError for networks
-    of other configurations, shares that are not one for each, not above 0, or do not sum to 1.
+    What counts (a batch norm's number of batches) stays the first's, and so does the side of the
+    input, which changes no weight; a threshold that was set after training is left out.
+
+    Raises ValueError for networks that are otherwise configured, and shares that are not one for
+    each, not above 0, or do not sum to 1.
     """
     if len(networks) < 2 or len(shares) != len(networks):
         raise ValueError(
@@ -27,8 +31,13 @@ def average(networks: Sequence[SegVLM], shares: Sequence[float]) -> SegVLM:
         )
     if min(shares) <= 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
         raise ValueError(f"shares must be above 0 and sum to 1, not {list(shares)}")
-    first, *others = networks
-    if any(other.config != first.config for other in others):
+    first = networks[0]
+    side = first.config.image_size
+    plain, *configs = (
+        replace(network.config, image_size=side, optimal_threshold=False) for network in networks
+    )
+    first.config, first.optimal_threshold = plain, None
+    if any(config != plain for config in configs):
         raise ValueError("the checkpoints have different configurations; average states of one run")
     states = [network.state_dict() for network in networks]
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from model.config import preset_config
 from model.segvlm import SegVLM, build_segvlm
 from training.__main__ import main as run_command
 from training.averaging import average
+from training.commands.checkpoint_source import set_image_size
+from training.optimal_threshold import set_optimal_threshold
 
 
 def _network(seed: int, **overrides: object) -> SegVLM:
@@ -54,6 +57,20 @@ def test_alike_ones_stay_what_they_are() -> None:
 def test_shares_that_are_none(shares: list[float], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         average([_network(1)] * 2, shares)
+
+
+def test_side_and_threshold_are_no_weights() -> None:
+    """The side is the first's; a threshold, which fits one network, is nobody's."""
+    smaller, larger = _network(1), _network(2)
+    set_image_size(larger, 96)
+    mean = average([larger, set_optimal_threshold(smaller, 1.5, 0.1)], [0.5, 0.5])
+    assert mean.config == replace(_network(1).config, image_size=96)
+    mean = average([set_optimal_threshold(_network(1), 1.5, 0.1), _network(1)], [0.5, 0.5])
+    assert mean.config == _network(1).config
+    expected = _network(1).state_dict()
+    assert mean.state_dict().keys() == expected.keys()
+    for name, tensor in mean.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name])
 
 
 def test_other_networks_are_refused() -> None:
