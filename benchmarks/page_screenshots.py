@@ -39,7 +39,7 @@ class View:
 
 VIEWS = (
     View("page-light", 1200, 800, "light", "astronaut.jpg", ("the person", "the hair")),
-    View("page-dark", 1200, 800, "dark", "coffee.jpg", ("the cup", "the spoon")),
+    View("page-dark", 1200, 800, "dark", "coffee.jpg", ("the spoon on the right", "the table")),
     View("page-phone", 360, 780, "light", "astronaut.jpg", ("the person", "the hair"), 1.5),
 )
 # Of a picture's 256 colours; the others go to the rest of the controls, few pixels of many kinds.
