@@ -270,7 +270,8 @@ def test_calibration_reads_training_photos_alone(
     assert len(requests) == len(read) == len(set(read))
     assert set(read) <= set(store.image_ids("train"))
     square, tokens = requests[0]
-    assert square.shape == (model.config.image_size, model.config.image_size, 3) and tokens.shape[1] == 17
+    side = model.config.image_size
+    assert square.shape == (side, side, 3) and tokens.shape[1] == 17
 
 
 def test_the_limit_is_half_a_point() -> None:
