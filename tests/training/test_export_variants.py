@@ -162,7 +162,7 @@ def test_a_precision_that_is_not_there_is_told(
     checkpoint = ["evaluate", "--checkpoint", "nowhere.safetensors", *data, "--precision"]
     committed = ["evaluate", "--bundle", str(default_bundle), *data, "--precision"]
     for command, told in (
-        ([*committed, "int8"], "has no int8 graphs"),
+        ([*committed, "fp16"], "has no fp16 graphs"),
         ([*committed, "bf16"], "no bf16 graphs"),
         ([*checkpoint, "int8"], "of a bundle's graphs"),
     ):
