@@ -241,10 +241,10 @@ def _open_model(options: argparse.Namespace) -> _Model:
     from training.frame_rate import bundle_frame_rates, network_frame_rates
     from training.predictors import BundlePredictor, TorchPredictor
 
-    precision, threshold = options.precision or "fp32", options.threshold
+    threshold = options.threshold
     if options.bundle:
         refuse_answer_options(options)
-        if precision == "bf16":
+        if options.precision == "bf16":
             raise ValueError("a bundle has no bf16 graphs; choose fp16 or int8, or leave it out")
         if options.image_size is not None:
             raise ValueError(
@@ -252,12 +252,12 @@ def _open_model(options: argparse.Namespace) -> _Model:
                 "size with `export --bundle ... --image-size` and score it"
             )
         bundle = Bundle.load(options.bundle)
-        precision = options.precision or bundle.cpu_precision
         return _Model(
-            BundlePredictor(bundle, precision=precision),
+            BundlePredictor(bundle, precision=options.precision),
             bundle.config.threshold if threshold is None else threshold,
-            lambda: bundle_frame_rates(bundle, precision=precision),
+            lambda: bundle_frame_rates(bundle, precision=options.precision),
         )
+    precision = options.precision or "fp32"
     if precision in ("fp16", "int8"):
         raise ValueError(f"--precision {precision} is of a bundle's graphs; a checkpoint has bf16")
     device = pick_device()

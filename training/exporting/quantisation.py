@@ -35,7 +35,7 @@ from .errors import ExportError
 from .half_precision import positional_nodes
 
 STAGES = ("image_encoder", "mask_decoder")
-"""The text encoder is left in float32: it takes a fiftieth of the time and gains nothing."""
+"""The text encoder is left in float32: it takes a twentieth of the time and gains nothing."""
 
 PHOTOS, PHRASES = 64, 2
 """Photos whose activations set the ranges, and phrases of each."""
