@@ -23,6 +23,13 @@ _RETRY_AFTER = {
     "description": "Seconds until another try is worth it.",
     "schema": {"type": "integer", "minimum": 1},
 }
+_EXAMPLE = {
+    # A PNG of 32 x 32 pixels: a red circle beside a blue rectangle.
+    "image": "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAgMAAAAOFJJnAAAACVBMVEX/////AAAAAP+3l+0cAAAAQ0lEQVR4"
+    "2mNgoB1gDGFgYGBgYGEQYXQ4tILhGxODA4MAAwMDAxNMBRMjAwMLqggm4z8Dwx80qQMMHyCMN/8PMNAUAAAfkQnOL00S"
+    "zwAAAABJRU5ErkJggg==",
+    "expressions": ["the red circle"],
+}
 
 _NOT_OF_A_REQUEST = frozenset(
     {
@@ -100,7 +107,10 @@ SEGMENT_OPERATION: dict[str, Any] = {
                 "schema": _form_schema(),
                 "encoding": {"expression": {"style": "form", "explode": True}},
             },
-            "application/json": {"schema": {"$ref": _REF.format(model="SegmentJson")}},
+            "application/json": {
+                "schema": {"$ref": _REF.format(model="SegmentJson")},
+                "example": _EXAMPLE,
+            },
         },
     },
 }

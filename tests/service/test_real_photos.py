@@ -7,6 +7,8 @@ answered mask (orientation, letterbox, tokens, threshold, encoding) shows as a l
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,3 +173,14 @@ def wrong_truths(photo: LabelledPhoto, other: LabelledPhoto) -> dict[str, dict[s
         mask = Image.fromarray(coco_mask.decode(wrong[index % len(wrong)]) * 255).resize(size)
         truths[phrase] = coco_mask.encode(np.asfortranarray(np.asarray(mask) > 127, np.uint8))
     return truths
+
+
+def test_example_of_the_document_is_found(client: TestClient) -> None:
+    """What `/docs` sends as JSON: the mask is of the red circle, not of what is beside it."""
+    segment = client.get("/openapi.json").json()["paths"]["/segment"]["post"]
+    example = segment["requestBody"]["content"]["application/json"]["example"]
+    (result,) = client.post("/segment", json=example).json()["results"]
+    picture = Image.open(io.BytesIO(base64.b64decode(example["image"]))).convert("RGB")
+    red = (np.asarray(picture) == (255, 0, 0)).all(axis=2)
+    mask = coco_mask.decode(result["mask"]).astype(bool)
+    assert (mask & red).sum() / (mask | red).sum() > 0.5

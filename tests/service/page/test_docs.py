@@ -60,6 +60,20 @@ def test_photo_can_be_sent_from_there(
     assert '"score"' in table.inner_text()
 
 
+def test_json_is_answered_as_it_stands_there(
+    serve: Callable[..., Running], visit: Callable[..., Visit]
+) -> None:
+    tab = visit(f"{serve().url}docs")
+    segment = tab.page.locator("#operations-default-segment_segment_post")
+    segment.locator("button.opblock-summary-control").click()
+    segment.locator("text=Try it out").click()
+    segment.locator("select[aria-label='Request content type']").select_option("application/json")
+    segment.locator("button.execute").click()
+    table = segment.locator(".live-responses-table")
+    table.locator("td.response-col_status", has_text="200").wait_for()
+    assert '"the red circle"' in table.inner_text()
+
+
 def test_link_leads_there(serve: Callable[..., Running], visit: Callable[..., Visit]) -> None:
     tab = visit(serve().url)
     tab.page.click("header >> text=API")
