@@ -36,9 +36,9 @@ def average(networks: Sequence[SegVLM], shares: Sequence[float]) -> SegVLM:
     plain, *configs = (
         replace(network.config, image_size=side, optimal_threshold=False) for network in networks
     )
-    first.config, first.optimal_threshold = plain, None
     if any(config != plain for config in configs):
         raise ValueError("the checkpoints have different configurations; average states of one run")
+    first.config, first.optimal_threshold = plain, None
     states = [network.state_dict() for network in networks]
     with torch.no_grad():
         for name, tensor in states[0].items():

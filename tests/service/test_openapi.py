@@ -71,14 +71,6 @@ def test_document_is_for_the_model_that_is_served(service: Any) -> None:
     )
 
 
-def test_json_of_the_document_can_be_sent_as_it_is(service: Any) -> None:
-    _, segment = operation(service)
-    example = segment["requestBody"]["content"]["application/json"]["example"]
-    answer = service.client.post("/segment", json=example)
-    assert answer.status_code == 200
-    assert [each["expression"] for each in answer.json()["results"]] == example["expressions"]
-
-
 def test_docs_page(service: Any) -> None:
     page = service.client.get("/docs")
     assert page.status_code == 200
