@@ -33,6 +33,9 @@ class ModelSection:
     frozen: tuple[str, ...] = ()
     """Parts that stay as they start, weights and statistics, by the beginnings of their names,
     e.g. [image_encoder.]"""
+    frozen_statistics: bool = False
+    """Batch norms keep the statistics that they start with and normalise by them, as they will
+    where the network answers; a batch of a few unlike photos measures its own badly."""
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -209,8 +212,9 @@ class TrainConfig:
         has_selection = preset_config(self.model.preset, **self.model.overrides).selection
         if self.objects.needs_selection and not has_selection:
             raise ValueError(
-                "objects.class_weight, pick_weight, anchor_weight and geometry_weight need a "
-                "network with two maps; set model.overrides={selection: true}"
+                "objects.class_weight, pick_weight, anchor_weight, geometry_weight and "
+                "vocabulary_weight need a network with two maps; set "
+                "model.overrides={selection: true}"
             )
 
     def to_dict(self) -> dict[str, Any]:

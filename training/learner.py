@@ -28,7 +28,7 @@ from .data.dataset import Batch
 from .distributed import Processes, synchronise_batch_norm
 from .losses import RafTerms
 from .object_losses import roles_of
-from .optimisation import Schedule, averaged, build_optimizer, freeze
+from .optimisation import Schedule, averaged, batch_norms, build_optimizer, freeze
 from .training_forward import (
     EVERY_CLASS_MAP,
     ObjectTerms,
@@ -36,6 +36,7 @@ from .training_forward import (
     all_terms,
     class_maps_to_ask,
 )
+from .vocabulary import VocabularyHead
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -73,11 +74,17 @@ class Faults(NamedTuple):
 class Learner:
     """The network with all that moves its weights.
 
+    names: class names that the stores know, for `objects.vocabulary_weight`.
     skipped: updates that fp16's scaler left out since the run began, on the device.
     """
 
     def __init__(
-        self, config: TrainConfig, model: SegVLM, schedule: Schedule, processes: Processes
+        self,
+        config: TrainConfig,
+        model: SegVLM,
+        schedule: Schedule,
+        processes: Processes,
+        names: int = 0,
     ) -> None:
         self.config, self.schedule, self.processes = config, schedule, processes
         optim, device = config.optim, processes.device
@@ -85,8 +92,14 @@ class Learner:
         self.model = model.to(device).to(memory_format=layout)
         synchronise_batch_norm(self.model, processes)
         self._frozen = freeze(self.model, config.model.frozen)
+        if config.model.frozen_statistics:
+            self._frozen += batch_norms(self.model)
         self.average = averaged(self.model, optim.ema_decay)
-        self.optimizer = build_optimizer(self.model, optim, device)
+        self.vocabulary = None
+        if config.objects.vocabulary_weight:
+            self.vocabulary = VocabularyHead(model.config, names).to(device)
+            synchronise_batch_norm(self.vocabulary, processes)
+        self.optimizer = build_optimizer(self.model, optim, device, self.vocabulary)
         self.scaler = torch.amp.GradScaler(device.type, enabled=optim.precision == "fp16")
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._forward = self._wrapped()
@@ -94,7 +107,8 @@ class Learner:
         self._gradients: _LateFlag | None = None
 
     def _wrapped(self) -> nn.Module:
-        forward: nn.Module = TrainingForward(self.model, self.config.objects.class_apart)
+        apart = self.config.objects.class_apart
+        forward: nn.Module = TrainingForward(self.model, apart, self.vocabulary)
         if self.config.optim.compile:
             forward.compile()
         if self.processes.world > 1:
@@ -197,13 +211,14 @@ class Learner:
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
 
     def state(self) -> dict[str, Any]:
-        """Weights, averaged weights, optimiser, scaler and what it skipped."""
+        """Weights, averaged weights, optimiser, scaler and what it skipped, vocabulary."""
         return {
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "skipped": int(self.skipped),
+            "vocabulary": None if self.vocabulary is None else self.vocabulary.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -214,6 +229,8 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.skipped.fill_(state["skipped"])
+        if self.vocabulary is not None:
+            self.vocabulary.load_state_dict(state["vocabulary"])
 
 
 def _summed_iou(logits: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:

@@ -33,16 +33,20 @@ class ObjectLossConfig:
 
     sibling_weight: how many times more a pixel of a sibling counts in the answer's own loss.
     class_weight: RAF loss of the class logits with everything of the phrase's class.
+    other_weight: how many times more a pixel of an object of another class counts in that loss.
     pick_weight: cross-entropy of the selection's means over the siblings.
     anchor_weight: negative log of the attention on the object that a phrase names beside its own.
     geometry_weight: distance of the predicted from the true object of every place.
+    vocabulary_weight: cross-entropy of the name of every annotated place, see `vocabulary`.
     """
 
     sibling_weight: float = 0.0
     class_weight: float = 0.0
+    other_weight: float = 0.0
     pick_weight: float = 0.0
     anchor_weight: float = 0.0
     geometry_weight: float = 0.0
+    vocabulary_weight: float = 0.0
     class_given: bool = False
     """Teach the selection alone, from the true map of the class with some faults put in: neither
     neck, decoder nor projector runs, which makes a step many times cheaper."""
@@ -62,13 +66,21 @@ class ObjectLossConfig:
                 "objects.class_given leaves no class map to teach or to share; leave class_weight "
                 "and class_shared out"
             )
+        if self.other_weight and not self.class_weight:
+            raise ValueError("objects.other_weight weighs pixels of class_weight's loss; set that")
         if self.class_apart and not (self.class_weight or self.class_given):
             raise ValueError("objects.class_apart leaves the class map to class_weight; set it")
 
     @property
     def needs_selection(self) -> bool:
         """Whether a term is about maps that only a network with `selection` has."""
-        weights = (self.class_weight, self.pick_weight, self.anchor_weight, self.geometry_weight)
+        weights = (
+            self.class_weight,
+            self.pick_weight,
+            self.anchor_weight,
+            self.geometry_weight,
+            self.vocabulary_weight,
+        )
         return self.class_given or self.class_shared or self.class_apart or any(weights)
 
     @property
@@ -165,9 +177,19 @@ def faulty_class_logits(union: Tensor, roles: Roles) -> Tensor:
     return sure * (2 * (sharp * shown + (1 - sharp) * blurred) - 1)
 
 
-def class_loss(class_logits: Tensor, targets: Tensor, roles: Roles, config: RafConfig) -> Tensor:
-    """RAF loss with everything of the class."""
-    return raf_loss(class_logits, class_targets(targets, roles), config).total
+def class_loss(
+    class_logits: Tensor, targets: Tensor, roles: Roles, config: RafConfig, other_weight: float = 0
+) -> Tensor:
+    """RAF loss with everything of the class.
+
+    A pixel of an object that is known to be of another class counts `other_weight` times more.
+    """
+    union = class_targets(targets, roles)
+    weight = None
+    if other_weight:
+        others = ~roles.of_class & roles.known.unsqueeze(1)
+        weight = 1 + other_weight * roles.pixels(others) * (1 - union)
+    return raf_loss(class_logits, union, config, pixel_weight=weight).total
 
 
 def pick_loss(selection: Tensor, roles: Roles) -> Tensor:

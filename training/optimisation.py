@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from model.segvlm import SegVLM
 
 from .config import OptimSection
+from .vocabulary import RATE, VocabularyHead
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,25 @@ def freeze(model: SegVLM, beginnings: Sequence[str]) -> list[nn.Module]:
     ]
 
 
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """Every batch norm of the network, those over several processes too."""
+    return [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+
+
 def build_optimizer(
-    model: SegVLM, optim: OptimSection, device: torch.device
+    model: SegVLM,
+    optim: OptimSection,
+    device: torch.device,
+    vocabulary: VocabularyHead | None = None,
 ) -> torch.optim.Optimizer:
-    """Adam or AdamW over `parameter_groups`; one kernel a step on a GPU."""
+    """Adam or AdamW over `parameter_groups` and the vocabulary; one kernel a step on a GPU."""
     kind = torch.optim.AdamW if optim.optimizer == "adamw" else torch.optim.Adam
     fused = device.type == "cuda"
-    return kind(parameter_groups(model, optim), lr=optim.lr, fused=fused)
+    groups = parameter_groups(model, optim)
+    if vocabulary is not None:
+        head = {"name": "vocabulary", "base_lr": RATE * optim.lr, "weight_decay": 0.0}
+        groups.append({**head, "params": list(vocabulary.parameters())})
+    return kind(groups, lr=optim.lr, fused=fused)
 
 
 def averaged(model: SegVLM, decay: float) -> AveragedModel | None:

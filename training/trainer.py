@@ -85,8 +85,10 @@ class Trainer:
             rank=processes.rank,
             world=processes.world,
             objects=config.objects.enabled,
+            names=config.objects.vocabulary_weight > 0,
         )
-        self.learner = Learner(config, model, self.schedule, processes)
+        names = len(self.batches.class_numbers)
+        self.learner = Learner(config, model, self.schedule, processes, names)
         self.files = RunFiles(Path(config.run.out), config.run.keep)
         self.meter = Meter(processes)
         self.step = 0

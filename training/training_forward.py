@@ -28,6 +28,7 @@ from .object_losses import (
     shared_class_rows,
     sibling_pixel_weight,
 )
+from .vocabulary import VocabularyHead, vocabulary_loss
 
 
 class ClassMaps(NamedTuple):
@@ -55,21 +56,26 @@ def class_maps_to_ask(batch: Batch, roles: Roles, objects: ObjectLossConfig) -> 
 
 
 class Answers(NamedTuple):
-    """What the losses look at. geometry: maps (I, 5, h, w), () without `selection`."""
+    """What the losses look at. geometry: maps (I, 5, h, w), () without `selection`. names: scores
+    of `VocabularyHead`, None without it."""
 
     decoded: Decoded
     geometry: tuple[Tensor, ...]
+    names: Tensor | None = None
 
 
 class TrainingForward(nn.Module):
     """The network as training calls it: a photo is encoded once for several of its phrases.
 
     class_apart: no gradient of the answer reaches the class map, see `ObjectLossConfig`.
+    vocabulary: names the image's places for the loss; None: nothing does.
     """
 
-    def __init__(self, model: SegVLM, class_apart: bool = False) -> None:
+    def __init__(
+        self, model: SegVLM, class_apart: bool = False, vocabulary: VocabularyHead | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.class_apart = model, class_apart
+        self.model, self.class_apart, self.vocabulary = model, class_apart, vocabulary
 
     def forward(
         self,
@@ -103,7 +109,8 @@ class TrainingForward(nn.Module):
         relations = model.relate_objects(p3, p4).of(image_index)
         selected = model.select(p4[image_index], p5[image_index], given, relations, text[1])
         shown = given.detach() if self.class_apart else given
-        return Answers(Decoded(both(shown, selected.logits), given, *selected), geometry)
+        names = None if self.vocabulary is None else self.vocabulary(p4, p5)
+        return Answers(Decoded(both(shown, selected.logits), given, *selected), geometry, names)
 
 
 class ObjectTerms(NamedTuple):
@@ -113,6 +120,7 @@ class ObjectTerms(NamedTuple):
     pick: Tensor
     anchor: Tensor
     geometry: Tensor
+    vocabulary: Tensor
 
 
 def all_terms(
@@ -122,13 +130,13 @@ def all_terms(
     objects, decoded = config.objects, answers.decoded
     zero = decoded.logits.new_zeros((), dtype=torch.float32)
     if roles is None:
-        return raf_loss(decoded.logits, batch.targets, config.loss), ObjectTerms(*(zero,) * 4)
+        return raf_loss(decoded.logits, batch.targets, config.loss), ObjectTerms(*(zero,) * 5)
     weight = None
     if objects.sibling_weight:
         weight = sibling_pixel_weight(roles, objects.sibling_weight)
     terms = raf_loss(decoded.logits, batch.targets, config.loss, pixel_weight=weight)
     if not objects.needs_selection:
-        return terms, ObjectTerms(*(zero,) * 4)
+        return terms, ObjectTerms(*(zero,) * 5)
     extra = _object_terms(answers, batch, roles, config)
     total = (
         terms.total
@@ -136,6 +144,7 @@ def all_terms(
         + objects.pick_weight * extra.pick
         + objects.anchor_weight * extra.anchor
         + objects.geometry_weight * extra.geometry
+        + objects.vocabulary_weight * extra.vocabulary
     )
     return terms._replace(total=total), extra
 
@@ -145,10 +154,15 @@ def _object_terms(answers: Answers, batch: Batch, roles: Roles, config: TrainCon
     assert class_logits is not None and selection is not None and anchor is not None
     by_class = class_logits.new_zeros((), dtype=torch.float32)
     if config.objects.class_weight:
-        by_class = class_loss(class_logits, batch.targets, roles, config.loss)
+        more = config.objects.other_weight
+        by_class = class_loss(class_logits, batch.targets, roles, config.loss, more)
+    named = class_logits.new_zeros((), dtype=torch.float32)
+    if answers.names is not None:
+        named = vocabulary_loss(answers.names, batch.objects, batch.names)
     return ObjectTerms(
         by_class,
         pick_loss(selection.float(), roles),
         anchor_loss(anchor.float(), roles),
         geometry_loss(tuple(each.float() for each in answers.geometry), batch.objects),
+        named,
     )

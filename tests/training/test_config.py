@@ -51,6 +51,7 @@ def test_an_override_replaces_one_value(repo_root: Path) -> None:
         ("data.sizes=[[0, 300]]", "data.sizes"),
         ("model.preset=segvlm-large", "model.preset"),
         ("loss.focal_alpha=2", "focal_alpha"),
+        ("objects.other_weight=1", "class_weight"),
         ("optim.lr", "section.key=value"),
     ],
 )

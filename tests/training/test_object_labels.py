@@ -13,7 +13,7 @@ from model.tokenizer import clip_tokenizer
 from training.config import config_from_dict
 from training.data.dataset import Batch, TrainingBatches
 from training.data.lmdb_store import PhraseStore
-from training.data.object_labels import object_map, object_roles, stacked_roles
+from training.data.object_labels import object_map, object_roles, stacked
 from training.data.phrase_choice import choose_siblings
 from training.data.phrase_records import ObjectRecord, PhraseRecord, encode_rle
 from training.object_losses import (
@@ -26,6 +26,7 @@ from training.object_losses import (
     roles_of,
     shared_class_rows,
 )
+from training.vocabulary import NAMELESS
 
 _RLE = encode_rle(np.ones((4, 4), dtype=bool))
 
@@ -52,10 +53,10 @@ def test_what_each_object_is_to_a_phrase() -> None:
 
 def test_rows_of_different_lengths_stack() -> None:
     rows = [np.array([0, MATCHED]), np.array([0, SIBLING, MATCHED]), np.array([UNKNOWN])]
-    stacked = stacked_roles(rows)
-    assert stacked.shape == (3, 3)
-    assert stacked[0].tolist() == [0, MATCHED, UNRELATED]
-    assert stacked[2, 0] == UNKNOWN
+    whole = stacked(rows, UNRELATED)
+    assert whole.shape == (3, 3)
+    assert whole[0].tolist() == [0, MATCHED, UNRELATED]
+    assert whole[2, 0] == UNKNOWN
 
 
 def test_the_smaller_of_two_is_seen() -> None:
@@ -82,7 +83,7 @@ def test_siblings_come_together() -> None:
     assert choose_siblings(records, 99, rng) and len(choose_siblings(records, 99, rng)) == 9
 
 
-def _batches(run: dict[str, Any], **augment: float) -> TrainingBatches:
+def _batches(run: dict[str, Any], names: bool = False, **augment: float) -> TrainingBatches:
     off = {"flip": 0.0, "crop": 0.0, "jitter": 0.0, **augment}
     changes = {"augment": off, "epoch": "images", "siblings": 1.0, "phrases_per_image": 6}
     data = config_from_dict({"data": {**run["data"], **changes}}).data
@@ -95,11 +96,12 @@ def _batches(run: dict[str, Any], **augment: float) -> TrainingBatches:
         steps=10,
         seed=0,
         objects=True,
+        names=names,
     )
 
 
 @pytest.mark.parametrize("augment", [{}, {"flip": 1.0}, {"crop": 1.0}, {"crop": 0.7, "flip": 0.5}])
-def test_objects_follow_the_picture(tiny_run: dict[str, Any], augment: dict[str, float]) -> None:
+def test_objects_follow_the_picture(tiny_run: dict[str, Any], augment: dict[str, Any]) -> None:
     """What a phrase matches is its target, mirrored and cropped as it is."""
     batches, told = _batches(tiny_run, **augment), 0
     for step in range(6):
@@ -110,6 +112,37 @@ def test_objects_follow_the_picture(tiny_run: dict[str, Any], augment: dict[str,
         assert different.max() < 0.01, "the edges of overlapping things may differ"
         told += int(roles.sibling.any(1).sum())
     assert told > 5 or "crop" in augment
+
+
+@pytest.mark.parametrize("augment", [{}, {"crop": 0.7, "flip": 0.5}])
+def test_names_follow_the_objects(tiny_run: dict[str, Any], augment: dict[str, Any]) -> None:
+    """What a phrase matches has the name of its class."""
+    batches, checked = _batches(tiny_run, names=True, **augment), 0
+    store = batches.stores[0]
+    known = [each for key in store.image_ids("train") for each in store.objects(key) or ()]
+    assert list(batches.class_numbers) == sorted({each.class_name for each in known})
+    phrases = [each for key in store.image_ids("train") for each in store.phrases(key)]
+    classes = {each.phrase: each.class_name for each in phrases}
+    encoded = clip_tokenizer().encode(list(classes), 17).tokens
+    named = {tuple(row): classes[phrase] for row, phrase in zip(encoded, classes, strict=True)}
+    for step in range(6):
+        batch = batches[step]
+        assert batch.names[:, 0].eq(NAMELESS).all()
+        for tokens, roles, image in zip(batch.tokens, batch.roles, batch.image_index, strict=True):
+            name = named.get(tuple(tokens.tolist()))
+            if name is None:
+                continue  # mirrored into words that no phrase of the store has
+            numbers = batch.names[image][roles == MATCHED]
+            assert numbers.eq(batches.class_numbers[name]).all()
+            checked += len(numbers)
+    assert checked > 20
+
+
+def test_names_need_objects(tiny_run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PhraseStore, "objects", lambda store, image_id: None)
+    assert not _batches(tiny_run).class_numbers
+    with pytest.raises(ValueError, match=r"vocabulary_weight.*tell objects apart"):
+        _batches(tiny_run, names=True)
 
 
 def test_without_being_asked_a_batch_carries_none(tiny_run: dict[str, Any]) -> None:

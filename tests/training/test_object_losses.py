@@ -108,6 +108,29 @@ def test_the_class_is_everything_of_it(objects: Tensor) -> None:
     assert class_loss(only_target, target, unknown, RAF) < 0.01
 
 
+def test_spilling_onto_another_class_costs_more(objects: Tensor) -> None:
+    roles = one_phrase(objects, 0, MATCHED, UNRELATED, ANCHOR)
+    target = (objects == 1).float()
+
+    def gradient(phrase: Roles, other_weight: float) -> Tensor:
+        logits = torch.zeros(1, 16, 16, requires_grad=True)
+        config = RafConfig(focal_weight=0, dice_weight=0)  # BCE: a pixel's gradient is its weight's
+        class_loss(logits, target, phrase, config, other_weight).backward()
+        assert logits.grad is not None
+        return logits.grad[0]
+
+    plain, weighed = gradient(roles, 0.0), gradient(roles, 2.0)
+    of_others = (objects[0] == 2) | (objects[0] == 3)
+    ratio = weighed / plain
+    mean = (3 * of_others.sum() + (~of_others).sum()) / of_others.numel()  # BCE is a weighted mean
+    assert torch.allclose(ratio[of_others], 3 / mean)
+    assert torch.allclose(ratio[~of_others], 1 / mean)
+    unknown = one_phrase(objects, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
+    assert torch.equal(gradient(unknown, 2.0), plain), "what is not known is no other class"
+    siblings = one_phrase(objects, 0, MATCHED, SIBLING, SIBLING)
+    assert torch.equal(gradient(siblings, 2.0), gradient(siblings, 0.0))
+
+
 def test_a_given_class_map_is_the_class_with_faults(objects: Tensor) -> None:
     roles = roles_of(
         objects,

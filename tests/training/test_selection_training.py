@@ -18,6 +18,7 @@ _WEIGHTS = {
     "pick_weight": 1.0,
     "anchor_weight": 0.3,
     "geometry_weight": 1.0,
+    "vocabulary_weight": 0.5,
 }
 
 
@@ -37,7 +38,7 @@ def _run(tiny_run: dict[str, Any], **objects: Any) -> dict[str, Any]:
     "objects",
     [
         _WEIGHTS,
-        {**_WEIGHTS, "class_shared": True},
+        {**_WEIGHTS, "class_shared": True, "other_weight": 2.0},
         {**_WEIGHTS, "class_weight": 0.0, "class_given": True},
     ],
     ids=["every map", "shared", "given"],
@@ -89,11 +90,18 @@ def test_terms_are_logged(tiny_run: dict[str, Any]) -> None:
     assert update.object_terms.by_class > 0
     assert update.object_terms.pick > 0
     assert update.object_terms.geometry > 0
+    assert update.object_terms.vocabulary > 0
     raf = update.terms.bce + update.terms.focal + update.terms.dice
     extra = sum(
         _WEIGHTS[name] * term
         for name, term in zip(
-            ("class_weight", "pick_weight", "anchor_weight", "geometry_weight"),
+            (
+                "class_weight",
+                "pick_weight",
+                "anchor_weight",
+                "geometry_weight",
+                "vocabulary_weight",
+            ),
             update.object_terms,
             strict=True,
         )
@@ -123,6 +131,35 @@ def test_frozen_parts_stay_as_they_are(tiny_run: dict[str, Any]) -> None:
     assert {"decoder", "projector", "selection", "geometry", "reader"} <= moved
 
 
+def test_frozen_statistics_stay_while_weights_learn(tiny_run: dict[str, Any]) -> None:
+    def learned(**model: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        settings = _run(tiny_run, **_WEIGHTS)
+        settings["model"] = {**settings["model"], **model}
+        trainer = build_trainer(config_from_dict(settings))
+        network = trainer.learner.model
+        before = {name: each.clone() for name, each in network.state_dict().items()}
+        batch = trainer.batches[0]
+        trainer.learner.update(0, [batch], len(batch.tokens))
+        return before, network.state_dict()
+
+    before, after = learned(frozen_statistics=True)
+    counters = {name for name in before if name.endswith("num_batches_tracked")}
+    norms = {name.rpartition(".")[0] for name in counters}
+    assert len(norms) > 20
+    for norm in norms:
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            assert torch.equal(before[f"{norm}.{name}"], after[f"{norm}.{name}"]), norm
+    moved = [
+        norm for norm in norms if not torch.equal(before[f"{norm}.bias"], after[f"{norm}.bias"])
+    ]
+    assert len(moved) > 0.9 * len(norms), "their own weights learn"
+
+    before, after = learned()
+    assert not torch.equal(
+        before["neck.refine.1.running_mean"], after["neck.refine.1.running_mean"]
+    )
+
+
 def test_freezing_nothing_by_a_wrong_name_is_refused(tiny_run: dict[str, Any]) -> None:
     settings = _run(tiny_run)
     settings["model"] = {**settings["model"], "frozen": ["backbone."]}
@@ -133,6 +170,8 @@ def test_freezing_nothing_by_a_wrong_name_is_refused(tiny_run: dict[str, Any]) -
 def test_object_losses_without_a_second_map_are_refused(tiny_run: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"selection: true"):
         config_from_dict({**tiny_run, "objects": {"pick_weight": 1.0}})
+    with pytest.raises(ValueError, match=r"selection: true"):
+        config_from_dict({**tiny_run, "objects": {"vocabulary_weight": 1.0}})
     assert config_from_dict({**tiny_run, "objects": {"sibling_weight": 1.0}}).objects.enabled
 
 

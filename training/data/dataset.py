@@ -21,10 +21,13 @@ from model.preprocess import Letterbox, letterbox_image, letterbox_mask, letterb
 from model.tokenizer import Tokenizer
 
 from ..config import DataSection
+from ..object_losses import UNRELATED
+from ..vocabulary import NAMELESS
 from .absent_phrases import AbsentClasses
+from .class_numbers import class_numbers
 from .lmdb_file import StoreError
 from .lmdb_store import PhraseStore
-from .object_labels import object_map, object_roles, stacked_roles
+from .object_labels import object_map, object_names, object_roles, stacked
 from .phrase_choice import choose_siblings
 from .phrase_records import ObjectRecord, PhraseRecord, decode_rle
 from .phrase_templates import swap_left_right
@@ -42,6 +45,7 @@ class Batch(NamedTuple):
     image_index: int64 (N,), the image that each expression is about.
     objects: int64 (I, S/4, S/4) and roles: int64 (N, K + 1), see `object_losses`; both empty where
         the run does not ask for them.
+    names: int64 (I, K + 1), see `vocabulary`; empty where the run does not ask for them.
     """
 
     images: Tensor
@@ -50,6 +54,7 @@ class Batch(NamedTuple):
     image_index: Tensor
     objects: Tensor = _NOTHING
     roles: Tensor = _NOTHING
+    names: Tensor = _NOTHING
 
 
 _Target = NDArray[np.bool_] | Mapping[str, Any]
@@ -58,13 +63,15 @@ _Target = NDArray[np.bool_] | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _Example:
-    """A photo with some of its phrases; objects and their roles for each where asked for."""
+    """A photo with some of its phrases; objects, their class names and their roles for each where
+    asked for."""
 
     image: NDArray[np.uint8]
     phrases: list[str]
     targets: list[_Target]
     objects: list[_Target]
     roles: list[NDArray[np.int64]]
+    names: list[str]
 
 
 def build_order(main: PhraseStore, data: DataSection, seed: int) -> TrainingOrder:
@@ -109,6 +116,7 @@ class TrainingBatches(Dataset[Batch]):
         accumulate: micro-batches of an update.
         rank, world: number of this process, and how many there are.
         objects: whether batches carry objects and their roles.
+        names: whether they also carry the objects' names.
 
     Raises:
         ValueError: if a split holds no image with an expression, a mixed store is missing, or
@@ -129,6 +137,7 @@ class TrainingBatches(Dataset[Batch]):
         rank: int = 0,
         world: int = 1,
         objects: bool = False,
+        names: bool = False,
     ) -> None:
         if data.images_per_batch % (world * accumulate):
             raise ValueError(
@@ -139,8 +148,10 @@ class TrainingBatches(Dataset[Batch]):
         assert 0 <= rank < world
         self.stores = (store, *_mixed_stores(data))
         self.order = build_order(store, data, seed)
-        shown = zip(self.stores, (images.image_ids for images in self.order.images), strict=True)
-        self.absent = AbsentClasses(list(shown)) if data.absent else None
+        ids = (images.image_ids for images in self.order.images)
+        shown = list(zip(self.stores, ids, strict=True))
+        self.absent = AbsentClasses(shown) if data.absent else None
+        self.class_numbers = class_numbers(shown) if names else {}
         self.tokenizer, self.data, self.seed = tokenizer, data, seed
         self.image_size, self.word_length = image_size, word_length
         self.steps, self.accumulate, self.rank, self.world = steps, accumulate, rank, world
@@ -159,7 +170,7 @@ class TrainingBatches(Dataset[Batch]):
         step, micro = divmod(item, self.accumulate)
         size, count = self.size_at(step), self.data.images_per_batch
         images: list[NDArray[np.uint8]] = []
-        phrases, targets, index, objects, roles = [], [], [], [], []
+        phrases, targets, index, objects, roles, names = [], [], [], [], [], []
         first = micro * self.world + self.rank
         for place in range(first, count, self.world * self.accumulate):
             example = self._example(step * count + place)
@@ -172,6 +183,8 @@ class TrainingBatches(Dataset[Batch]):
                 masks = [_cells(each, geometry, size // 4) > 0.5 for each in example.objects]
                 objects.append(object_map(masks, size // 4))
                 roles += example.roles
+            if self.class_numbers:
+                names.append(object_names(example.names, self.class_numbers))
         tokens = self.tokenizer.encode(phrases, self.word_length).tokens
         return Batch(
             torch.from_numpy(np.stack(images)),
@@ -179,7 +192,8 @@ class TrainingBatches(Dataset[Batch]):
             torch.from_numpy(np.stack(targets)).float(),
             torch.tensor(index),
             torch.from_numpy(np.stack(objects)) if objects else _NOTHING,
-            torch.from_numpy(stacked_roles(roles)) if roles else _NOTHING,
+            torch.from_numpy(stacked(roles, UNRELATED)) if roles else _NOTHING,
+            torch.from_numpy(stacked(names, NAMELESS)) if names else _NOTHING,
         )
 
     def _example(self, turn: int) -> _Example:
@@ -249,6 +263,7 @@ class _Labelled:
             [record.rle for record in records],
             [each.rle for each in self.objects or ()],
             [object_roles(record, self.objects) for record in records],
+            [each.class_name for each in self.objects or ()],
         )
 
 

@@ -5,12 +5,13 @@ H, W = cells of the targets, S/4; K = objects.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..object_losses import ANCHOR, MATCHED, SIBLING, UNKNOWN, UNRELATED
+from ..vocabulary import NAMELESS
 from .phrase_records import ObjectRecord, PhraseRecord
 
 
@@ -41,10 +42,15 @@ def object_roles(record: PhraseRecord, objects: Sequence[ObjectRecord] | None) -
     return roles
 
 
-def stacked_roles(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Rows of different numbers of objects as one array (N, K + 1); the missing are unrelated."""
+def object_names(names: Sequence[str], numbers: Mapping[str, int]) -> NDArray[np.int64]:
+    """The number of the class name of each object, by the object's number: (K + 1,)."""
+    return np.array([NAMELESS, *(numbers[name] for name in names)], dtype=np.int64)
+
+
+def stacked(rows: Sequence[NDArray[np.int64]], missing: int) -> NDArray[np.int64]:
+    """Rows of different numbers of objects as one array (len(rows), K + 1)."""
     longest = max(len(row) for row in rows)
-    stacked = np.full((len(rows), longest), UNRELATED, dtype=np.int64)
+    whole = np.full((len(rows), longest), missing, dtype=np.int64)
     for place, row in enumerate(rows):
-        stacked[place, : len(row)] = row
-    return stacked
+        whole[place, : len(row)] = row
+    return whole
