@@ -116,7 +116,8 @@ def test_a_broken_batch_is_kept_by_the_process_that_has_it(tmp_path: Path) -> No
     (path,) = (tmp_path / "run").iterdir()
     assert path.name == "non_finite_batch_rank3.pt"
     (kept,) = torch.load(path, weights_only=True)
-    assert list(kept) == ["images", "tokens", "targets", "image_index", "objects", "roles"]
+    fields = ["images", "tokens", "targets", "image_index", "objects", "roles", "names"]
+    assert list(kept) == fields
 
 
 def test_what_changes_no_weights_may_change(tmp_path: Path) -> None:
