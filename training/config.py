@@ -35,7 +35,7 @@ class ModelSection:
     e.g. [image_encoder.]"""
     frozen_statistics: bool = False
     """Batch norms keep the statistics that they start with and normalise by them, as they will
-    where the network answers; a batch of a few unlike photos measures its own badly."""
+    where the network answers, instead of by each batch's own."""
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:

@@ -46,7 +46,7 @@ class Update:
     """What an update did in this process; tensors on its device, not yet read.
 
     terms: this process's part of the loss terms, so that the processes' parts add up to the loss
-    of the global batch. gradient_norm: over everything, before clipping. iou: summed over this
+    of the global batch. gradient_norm: over the network, before clipping. iou: summed over this
     process's phrases, at the resolution of the targets. phrases, images: of this process.
     """
 

@@ -117,8 +117,14 @@ def build_optimizer(
     fused = device.type == "cuda"
     groups = parameter_groups(model, optim)
     if vocabulary is not None:
-        head = {"name": "vocabulary", "base_lr": RATE * optim.lr, "weight_decay": 0.0}
-        groups.append({**head, "params": list(vocabulary.parameters())})
+        groups.append(
+            {
+                "params": list(vocabulary.parameters()),
+                "name": "vocabulary",
+                "base_lr": RATE * optim.lr,
+                "weight_decay": 0.0,
+            }
+        )
     return kind(groups, lr=optim.lr, fused=fused)
 
 

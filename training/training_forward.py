@@ -129,14 +129,15 @@ def all_terms(
     """The loss of a micro-batch and what it is made of."""
     objects, decoded = config.objects, answers.decoded
     zero = decoded.logits.new_zeros((), dtype=torch.float32)
+    none = ObjectTerms(*(zero,) * len(ObjectTerms._fields))
     if roles is None:
-        return raf_loss(decoded.logits, batch.targets, config.loss), ObjectTerms(*(zero,) * 5)
+        return raf_loss(decoded.logits, batch.targets, config.loss), none
     weight = None
     if objects.sibling_weight:
         weight = sibling_pixel_weight(roles, objects.sibling_weight)
     terms = raf_loss(decoded.logits, batch.targets, config.loss, pixel_weight=weight)
     if not objects.needs_selection:
-        return terms, ObjectTerms(*(zero,) * 5)
+        return terms, none
     extra = _object_terms(answers, batch, roles, config)
     total = (
         terms.total
