@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-TOLERANCES = {"fp32": 0.01, "fp16": 0.1, "bf16": 0.38, "int8": 0.3}
+TOLERANCES = {"fp32": 0.01, "fp16": 0.1, "bf16": 0.26, "int8": 0.26}
 """Largest `Probe.difference` of a sound model, by what it computes in.
 
-At least twice what was measured on the CPU: for earlier weights of the bundled segvlm-lite, whose
-first convolutions are what rounding harms, 0.037 in fp16, 0.19 in bf16 and 0.14 in int8 (for those
-of 0.5.0 0.017 and 0.12); for segvlm-rn101 shrunk to five blocks, random weights, 0.013 and 0.083.
-In float32 the order of the sums makes 1e-5. Other weights differ by more than 1, a layer that is
-lost, images whose mean is not taken off or expressions that are exchanged by more than 0.46
+Above what was measured on the CPU: for the bundled segvlm-lite 0.009 in fp16, 0.12 in bf16 and 0.11
+in int8, for earlier weights of it, whose first convolutions are what rounding harms, at most 0.037,
+0.19 and 0.19; for segvlm-rn101 shrunk to five blocks, random weights, 0.013 in fp16 and 0.083 in
+bf16. In float32 the order of the sums makes 1e-5. Other weights differ by more than 1, a layer that
+is lost, images whose mean is not taken off or expressions that are exchanged by more than 0.31
 (tests/training/test_recovery.py).
 """
 
