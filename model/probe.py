@@ -22,9 +22,9 @@ TOLERANCES = {"fp32": 0.01, "fp16": 0.1, "bf16": 0.26, "int8": 0.26}
 Above what was measured on the CPU: for the bundled segvlm-lite 0.009 in fp16, 0.12 in bf16 and 0.11
 in int8, for earlier weights of it, whose first convolutions are what rounding harms, at most 0.037,
 0.19 and 0.19; for segvlm-rn101 shrunk to five blocks, random weights, 0.013 in fp16 and 0.083 in
-bf16. In float32 the order of the sums makes 1e-5. Other weights differ by more than 1, a layer that
-is lost, images whose mean is not taken off or expressions that are exchanged by more than 0.31
-(tests/training/test_recovery.py).
+bf16. In float32 the order of the sums makes 1e-5. Other weights differ by more than 1; the layers
+that tests/training/test_recovery.py takes away, images whose mean is not taken off and expressions
+that are exchanged by more than 0.31.
 """
 
 EXPRESSIONS = ("the red circle", "the large blue square to the left of a yellow triangle")

@@ -17,6 +17,7 @@ from training.data.coco_annotations import (
     read_annotations,
 )
 from training.data.coco_ids import note_of_coco_photos
+from training.data.colours import LOOSE_COLOURS, STRICT_COLOURS, ColourRule
 from training.data.instances import make_phrases
 from training.data.lmdb_store import ImageRecord
 from training.data.phrase_choice import DEFAULT_LIMITS, DISCRIMINATIVE_LIMITS, PhraseLimits
@@ -43,6 +44,7 @@ def prepare_instances(
     defaults: RowDefaults = AS_WRITTEN,
     sources: Sequence[str] = (),
     discriminative: bool = False,
+    loose_colours: bool = False,
     show_progress: bool = True,
 ) -> PrepareReport:
     """Turn a COCO-format instance set into a phrase store; see `build_store`.
@@ -57,6 +59,7 @@ def prepare_instances(
         sources: only photos of these; empty: all.
         discriminative: only photos that have a phrase whose words beyond the class matter, with as
             many such phrases as they allow; `limits` and the policies' `layout_limit` do not count.
+        loose_colours: name colours by `LOOSE_COLOURS`: more phrases, fewer of them beyond doubt.
 
     Raises:
         ValueError: the annotation file is unusable, no image could be read, or `out` holds
@@ -65,8 +68,9 @@ def prepare_instances(
     if discriminative:
         limits = DISCRIMINATIVE_LIMITS
         policies = {name: replace(each, layout_limit=None) for name, each in policies.items()}
+    colours = LOOSE_COLOURS if loose_colours else STRICT_COLOURS
     source = InstanceSource(
-        annotations, images_root, seed, limits, policies, defaults, sources, discriminative
+        annotations, images_root, seed, limits, policies, defaults, sources, discriminative, colours
     )
     report = build_store(source, out, show_progress=show_progress)
     report.notes += source.notes
@@ -90,6 +94,7 @@ class InstanceSource:
         defaults: RowDefaults = AS_WRITTEN,
         sources: Sequence[str] = (),
         discriminative: bool = False,
+        colours: ColourRule = STRICT_COLOURS,
     ) -> None:
         self._content = read_annotations(annotations, defaults)
         self._images = [row for row in self._content.images if not sources or row.source in sources]
@@ -97,6 +102,7 @@ class InstanceSource:
         self._root, self._seed = images_root, seed
         self._limits, self._policies = limits, policies
         self._defaults, self._discriminative = defaults, discriminative
+        self._colours = colours
         self._digest = file_digest(annotations)
 
     @property
@@ -116,6 +122,8 @@ class InstanceSource:
             settings["sources"] = self._sources
         if self._discriminative:
             settings["discriminative"] = True
+        if self._colours != STRICT_COLOURS:
+            settings["colours"] = asdict(self._colours)
         return settings
 
     @property
@@ -156,6 +164,7 @@ class InstanceSource:
             image_id=row.image_id,
             seed=self._seed,
             limits=self._limits,
+            colours=self._colours,
         )
         if self._discriminative and not any(each.discriminative for each in made.phrases):
             return None

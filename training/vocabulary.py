@@ -1,8 +1,8 @@
 """Naming what every place shows: all classes told apart at once. Training only, not in the paper.
 
-A class map learns a class where a phrase asks for it, a few phrases a photo. The image's features
-learn more from the same photo if every annotated place must be told from every class that the
-stores know. The head that names them belongs to the run; the network is the same without it.
+A class map learns a class where a phrase asks for it, a few phrases a photo. Here every annotated
+place of the photo is to be told from every class that the stores know. The head that names them
+belongs to the run; the network is the same without it.
 
 I = images, C = names, K = objects of an image, h, w = S/16, H, W = S/4.
 """

@@ -9,6 +9,7 @@ import pytest
 
 from tests.training.drawn_shapes import EVERYTHING, RGB, Shape, draw, phrases_of, union
 from training.data.coco_annotations import DEFAULT_POLICY, AnnotationPolicy
+from training.data.colours import LOOSE_COLOURS, STRICT_COLOURS, ColourRule
 from training.data.instances import make_phrases
 from training.data.lmdb_store import decode_rle
 from training.data.phrase_choice import PhraseLimits
@@ -69,6 +70,23 @@ def test_a_borderline_colour_silences_its_colour_only() -> None:
     said = {phrase.phrase for phrase in phrases if phrase.kind == "colour"}
     assert not any("red" in text or "green" in text for text in said)
     assert any("blue" in text for text in said)
+
+
+def test_loose_colours_name_what_half_of_a_thing_has() -> None:
+    image, instances = draw(ROW)
+    image[40:80, 115:123] = RGB["black"]  # the blue dog: half blue, a quarter black,
+    image[40:80, 123:130] = (0, 128, 128)  # and a quarter teal, which has no name
+
+    def targets(rule: ColourRule) -> set[tuple[int, ...] | None]:
+        made = make_phrases(
+            image, instances, DEFAULT_POLICY, image_id="1", limits=EVERYTHING, colours=rule
+        )
+        return {each.matched for each in made.phrases if "blue" in each.phrase}
+
+    assert not targets(STRICT_COLOURS)
+    assert targets(LOOSE_COLOURS) == {(1,)}
+    image[40:80, 200:210] = RGB["blue"]  # nearly a third of another dog: of it nothing is known
+    assert not targets(LOOSE_COLOURS)
 
 
 def test_a_relation_with_a_borderline_thing_is_not_said() -> None:

@@ -192,6 +192,8 @@ def test_other_input_does_not_continue_a_store(coco: CocoFile, tmp_path: Path) -
     prepare(coco, tmp_path / "s.lmdb")
     with pytest.raises(ValueError, match="another seed"):
         prepare(coco, tmp_path / "s.lmdb", seed=5)
+    with pytest.raises(ValueError, match="other rules"):
+        prepare(coco, tmp_path / "s.lmdb", loose_colours=True)
 
 
 def nouns_said(store: PhraseStore, image_id: str) -> str:

@@ -47,6 +47,11 @@ def _declare_instances(data_sets: Commands) -> None:
         help="only photos with phrases that tell things of a class apart, and more of these",
     )
     instances.add_argument(
+        "--loose-colours",
+        action="store_true",
+        help="name colours also where light and shade leave some doubt: more phrases of colour",
+    )
+    instances.add_argument(
         "--coco-ids",
         choices=COCO_ID_MODES,
         default="auto",
@@ -70,6 +75,7 @@ def _instances(options: argparse.Namespace) -> None:
         defaults=defaults,
         sources=[name.strip() for name in options.sources.split(",") if name.strip()],
         discriminative=options.discriminative,
+        loose_colours=options.loose_colours,
     )
     print(report.text())
 

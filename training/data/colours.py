@@ -9,6 +9,7 @@ colours and checked on photos with the preview sheet.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -31,9 +32,24 @@ COLOUR_NAMES = (
 _UNNAMED = len(COLOUR_NAMES)
 _INDEX = {name: index for index, name in enumerate(COLOUR_NAMES)}
 
-# A colour is named when it covers this share of the mask, and denied below the other one.
-CLEAR_SHARE = 0.6
-ABSENT_SHARE = 0.12
+
+@dataclass(frozen=True)
+class ColourRule:
+    """From which shares of a mask on a thing has a colour.
+
+    clear: it covers at least so much, and rival: no other colour more than this. absent: a thing
+    that it covers no more than this of has it not, if near: its neighbours cover no more than that.
+    """
+
+    clear: float
+    rival: float
+    absent: float
+    near: float
+
+
+STRICT_COLOURS = ColourRule(clear=0.6, rival=0.25, absent=0.12, near=0.5)
+LOOSE_COLOURS = ColourRule(clear=0.4, rival=0.3, absent=0.2, near=0.7)
+"""For photos, where light and shade leave few things of one clear colour beside others."""
 
 # Shading moves a surface between these; a thing split between two of them is not named, and a
 # thing of one is not a clear counter-example to the other.
@@ -95,26 +111,26 @@ def colour_shares(
     return np.asarray(counts / max(1, inside.size), dtype=np.float64)
 
 
-def clear_colour(shares: npt.NDArray[np.float64]) -> str | None:
+def clear_colour(shares: npt.NDArray[np.float64], rule: ColourRule = STRICT_COLOURS) -> str | None:
     """The one colour a person would name, or None when the mask has no clear colour."""
     best = int(np.argmax(shares))
     others = np.delete(shares, best)
-    if shares[best] < CLEAR_SHARE or others.max() > 0.25:
+    if shares[best] < rule.clear or others.max() > rule.rival:
         return None
     return COLOUR_NAMES[best]
 
 
 def colour_verdict(
-    shares: npt.NDArray[np.float64], colour: str
+    shares: npt.NDArray[np.float64], colour: str, rule: ColourRule = STRICT_COLOURS
 ) -> Literal["yes", "no", "borderline"]:
     """Whether a thing clearly has `colour`, clearly has not, or is somewhere between."""
-    clear = clear_colour(shares)
+    clear = clear_colour(shares, rule)
     if clear == colour:
         return "yes"
-    if shares[_INDEX[colour]] > ABSENT_SHARE:
+    if shares[_INDEX[colour]] > rule.absent:
         return "borderline"
     near = sum(shares[_INDEX[name]] for name in _NEIGHBOURS[colour])
-    return "borderline" if near > 0.5 else "no"
+    return "borderline" if near > rule.near else "no"
 
 
 def _lab(image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], ...]:

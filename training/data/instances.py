@@ -32,6 +32,8 @@ from training.data.class_words import COLOURLESS, can_be_above, can_carry, is_su
 from training.data.coco_annotations import AnnotationPolicy, Instance
 from training.data.colours import (
     COLOUR_NAMES,
+    STRICT_COLOURS,
+    ColourRule,
     clear_colour,
     colour_shares,
     colour_verdict,
@@ -92,6 +94,7 @@ def make_phrases(
     image_id: str,
     seed: int = 0,
     limits: PhraseLimits = DEFAULT_LIMITS,
+    colours: ColourRule = STRICT_COLOURS,
 ) -> PhotoPhrases:
     """Phrases with masks for one image.
 
@@ -100,9 +103,10 @@ def make_phrases(
         instances: the complete classes of the image (`coco_annotations.decode_instances`).
         policy: what the masks of the image's source mean.
         image_id: with `seed`, the only source of randomness.
+        colours: which things have a colour.
     """
     rng = Random(hashlib.sha256(f"{seed}:{image_id}".encode()).digest())
-    scene = _Scene(image, instances, policy, rng)
+    scene = _Scene(image, instances, policy, rng, colours)
     too_small: Counter[str] = Counter()
     by_kind: dict[str, list[Candidate]] = {}
     texts: set[str] = set()
@@ -129,11 +133,13 @@ class _Scene:
         instances: Mapping[str, Sequence[Instance]],
         policy: AnnotationPolicy,
         rng: Random,
+        colours: ColourRule,
     ) -> None:
         self.height, self.width = image.shape[:2]
         self.pixels = self.height * self.width
         self.policy = policy
         self.rng = rng
+        self.colours = colours
         self.groups = {name: group for group, name in enumerate(sorted(instances))}
         self.classes = {name: list(instances[name]) for name in sorted(instances)}
         self.pixel_colours = name_pixels(image)
@@ -217,11 +223,11 @@ class _Scene:
         if name in COLOURLESS:
             return
         shares = [colour_shares(self.pixel_colours, thing.mask) for thing in things]
-        named = {clear_colour(share) for share in shares}
+        named = {clear_colour(share, self.colours) for share in shares}
         for colour in COLOUR_NAMES:
             if colour not in named:
                 continue
-            verdicts = [colour_verdict(share, colour) for share in shares]
+            verdicts = [colour_verdict(share, colour, self.colours) for share in shares]
             if "borderline" in verdicts:
                 continue
             target = tuple(i for i, verdict in enumerate(verdicts) if verdict == "yes")
